@@ -1,0 +1,13 @@
+"""What a user did and can mend: the tools print it as one line, without a traceback."""
+
+
+class UserError(ValueError):
+    """Bad input. The message names the value, what was expected and how to mend it."""
+
+    exit_status = 1
+
+
+class UsageError(UserError):
+    """A command or its config was given wrongly, as against the data it was pointed at."""
+
+    exit_status = 2

@@ -1,0 +1,19 @@
+"""Only what pyproject.toml cannot say plainly: configs/ ships inside the package."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[
+        *find_packages(include=["randwire_det", "randwire_det.*"]),
+        "randwire_det.configs",
+        "randwire_det.configs.pretrain",
+    ],
+    package_dir={
+        "randwire_det.configs": "configs",
+        "randwire_det.configs.pretrain": "configs/pretrain",
+    },
+    package_data={
+        "randwire_det.configs": ["*.yaml"],
+        "randwire_det.configs.pretrain": ["*.yaml"],
+    },
+)
