@@ -1,0 +1,155 @@
+"""One file that holds weights, spec and preprocessing, written so that it is whole or absent.
+
+Plain data and tensors only, so `torch.load(..., weights_only=True)` reads it and a file from
+elsewhere cannot run code. Layout (version 1):
+
+    format, version     "randwire_det", 1
+    kind                "classifier" or "detector"
+    model               the state dict; tensors of the trunk stand under "...trunk."
+    spec                NetworkSpec.to_dict()
+    preprocessing       Preprocessing.to_dict()
+    classes             names in the order of the outputs, or None
+    progress            what training needs to go on, or None
+    matching_heuristics True: a stock detectron2 checkpointer then finds the trunk by name, too
+    ...                 whatever else the writer keeps (optimizer, scheduler, iteration)
+"""
+
+import os
+import pickle
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+from .spec import NetworkSpec
+
+FORMAT = "randwire_det"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the trunk's input; a mismatch costs accuracy without an error.
+
+    Attributes:
+        channel_order: "RGB" or "BGR".
+        mean, std: per channel in that order, on the 0..255 scale.
+        input_size: height and width in training, in pixels.
+        interpolation: of resizing.
+    """
+
+    channel_order: str = "RGB"
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    input_size: int = 224
+    interpolation: str = "bilinear"
+
+    def to_dict(self) -> dict:
+        plain = asdict(self)
+        return plain | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Preprocessing":
+        values = dict(plain)
+        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def write_atomically(path: str | Path, data: dict) -> None:
+    """torch.save to a temporary file beside `path`, sync, rename: a kill leaves the old file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself
+    finally:
+        os.close(directory)
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    kind: str,
+    model: dict,
+    spec: NetworkSpec,
+    preprocessing: Preprocessing,
+    classes: list[str] | None = None,
+    progress: dict | None = None,
+    **extra,
+) -> None:
+    """Write a checkpoint of the layout above.
+
+    Args:
+        kind: "classifier" or "detector".
+        model: a state dict.
+        classes: names in the order of the outputs.
+        progress: plain data that training needs to go on.
+        extra: plain data and tensors under keys of the writer's own.
+    """
+    header = {"format": FORMAT, "version": VERSION, "kind": kind, "matching_heuristics": True}
+    content = {
+        "model": model,
+        "spec": spec.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+        "classes": classes,
+        "progress": progress,
+    }
+    write_atomically(path, header | content | extra)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint of this project; `spec` and `preprocessing` come as objects.
+
+    Raises:
+        UserError: no such file, a truncated one, one that holds more than plain data and tensors,
+            or one that is no checkpoint of this project.
+    """
+    data = read_plain(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is no randwire_det checkpoint: it carries no network spec, so nothing can"
+            " tell whether its weights fit; expected a file of pretrain_imagenet.py or train_net.py"
+        )
+    if data.get("version") != VERSION:
+        raise UserError(
+            f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
+            f" version {VERSION}"
+        )
+    data["spec"] = NetworkSpec.from_dict(data["spec"])
+    data["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
+    return data
+
+
+def read_plain(path: str | Path):
+    """torch.load of plain data and tensors on the CPU, with a UserError for what cannot be read."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} was refused: it is no torch file, or holds more than plain data and tensors,"
+            " which could run code on loading"
+        ) from None
+    except Exception as error:  # on broken bytes the unpickler may raise anything at all
+        reason = str(error).partition(". ")[0] or "it ends too early"
+        raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,175 @@
+"""From a spec to torch: the trunk (conv1..conv5), and the ImageNet classifier around it.
+
+There is one trunk. The classifier here and the detectron2 backbone are thin wrappers around it
+that both call it `trunk`, so that the weights of one are the weights of the other by name.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .complexity import HEAD_CHANNELS
+from .errors import UserError
+from .nodes import Node, Norm
+from .spec import NetworkSpec, StageSpec
+
+
+class ConvStage(nn.Module):
+    """A single convolution as a stage: Conv-BN for conv1, ReLU-Conv-BN after it (Table 1)."""
+
+    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
+        super().__init__()
+        self.relu = nn.Identity() if stage.name == "conv1" else nn.ReLU()
+        self.conv = nn.Conv2d(in_channels, stage.channels, 3, stage.stride, padding=1, bias=False)
+        self.norm = norm(stage.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(self.relu(x)))
+
+
+class RandomStage(nn.Module):
+    """A random wiring as a stage; the unique input and output node do no convolution."""
+
+    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
+        super().__init__()
+        self.dag = stage.dag
+        self.nodes = nn.ModuleList(
+            Node(stage.channels, stage.channels, len(sources), 1, norm)
+            if sources
+            else Node(in_channels, stage.channels, 1, stage.stride, norm)
+            for sources in stage.dag.predecessors
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = []
+        for node, sources in zip(self.nodes, self.dag.predecessors, strict=True):
+            maps.append(node([maps[source] for source in sources] or [x]))
+        outputs = [maps[node] for node in self.dag.output_nodes]
+        return sum(outputs[1:], start=outputs[0]) / len(outputs)
+
+
+class RandWire(nn.Module):
+    """The trunk: an image to the maps of the stages asked for.
+
+    Args:
+        spec: the network.
+        out_features: names of the stages to put out, default conv2 and all after it. Stages past
+            the last of them are not built.
+        norm: makes a normalisation layer for a channel count.
+
+    Attributes:
+        out_channels, out_strides: by name, for the features put out, in order of depth.
+
+    Raises:
+        UserError: a feature that the spec does not have, or none; and on loading a state dict, one
+            that belongs to another spec. Almost every tensor keeps its name and shape under any
+            wiring, so the digest of the spec travels in the state dict as the buffer `spec_digest`.
+    """
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        *,
+        out_features: tuple[str, ...] | list[str] | None = None,
+        norm: Norm = nn.BatchNorm2d,
+    ):
+        super().__init__()
+        names = spec.stage_names
+        wanted = names[1:] if out_features is None else tuple(out_features)
+        if not wanted or not set(wanted) <= set(names):
+            raise UserError(f"features {list(wanted)}: expected some of {', '.join(names)}")
+        self.spec = spec
+        self.out_channels: dict[str, int] = {}
+        self.out_strides: dict[str, int] = {}
+        self.stage_names = names[: max(map(names.index, wanted)) + 1]
+        channels, stride = 3, 1
+        for stage in spec.stages[: len(self.stage_names)]:
+            build = ConvStage if stage.dag is None else RandomStage
+            self.add_module(stage.name, build(stage, channels, norm))
+            channels, stride = stage.channels, stride * stage.stride
+            if stage.name in wanted:
+                self.out_channels[stage.name], self.out_strides[stage.name] = channels, stride
+        self.register_buffer("spec_digest", _digest_tensor(spec))
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W), normalised, to {name: (B, channels, ceil(H / stride), ...)}.
+
+        The maps are what the stage's unique output node puts out, before any ReLU.
+        """
+        # Depthwise convolutions are several times faster in channels-last.
+        x = x.contiguous(memory_format=torch.channels_last)
+        features = {}
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
+            if name in self.out_channels:
+                features[name] = x
+        return features
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        theirs = state_dict.get(prefix + "spec_digest")
+        if theirs is not None and not torch.equal(theirs.cpu(), _digest_tensor(self.spec)):
+            theirs = bytes(theirs.tolist()).hex()
+            raise UserError(
+                f"these weights belong to another network (spec digest {theirs[:12]}); this one is"
+                f" {self.spec.describe()}. Build the network from the spec of the weights."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class RandWireClassifier(nn.Module):
+    """The trunk and Table 1's head: ReLU - 1x1 conv - BN - ReLU, average pool, dropout, fc.
+
+    Args:
+        spec: the network.
+        num_classes: outputs of fc.
+        head_channels: of the 1x1 convolution, 1280 in the paper.
+        dropout: chance of dropping an input of fc; the paper's regular regime takes 0.2.
+        norm: makes a normalisation layer for a channel count.
+    """
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        num_classes: int = 1000,
+        *,
+        head_channels: int = HEAD_CHANNELS,
+        dropout: float = 0.0,
+        norm: Norm = nn.BatchNorm2d,
+    ):
+        super().__init__()
+        self.trunk = RandWire(spec, out_features=spec.stage_names[-1:], norm=norm)
+        self.head = Head(spec.stages[-1].channels, head_channels, num_classes, dropout, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised, to logits (B, num_classes)."""
+        (features,) = self.trunk(x).values()
+        return self.head(features)
+
+
+class Head(nn.Module):
+    """The classifier's head, the only part of a classifier that a detector leaves out."""
+
+    def __init__(self, in_channels, head_channels, num_classes, dropout, norm):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, head_channels, 1, bias=False)
+        self.norm = norm(head_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(head_channels, num_classes)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(F.relu(x))))
+        return self.fc(self.dropout(x.mean((2, 3))))
+
+
+def _initialise(module: nn.Module):
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
+
+
+def _digest_tensor(spec: NetworkSpec) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(spec.digest)), dtype=torch.uint8)
