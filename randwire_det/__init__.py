@@ -4,9 +4,9 @@ This face is torch-free: graphs, specs and their complexity. The network is in
 `randwire_det.network`, the detectron2 side in `randwire_det.detection`.
 """
 
-from .errors import UserError
+from .errors import UsageError, UserError
 from .generator import generate
 from .spec import NetworkSpec
 
-__all__ = ["NetworkSpec", "UserError", "generate"]
+__all__ = ["NetworkSpec", "UsageError", "UserError", "generate"]
 __version__ = "0.1.0"

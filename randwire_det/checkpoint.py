@@ -10,7 +10,8 @@ elsewhere cannot run code. Layout (version 1):
     preprocessing       Preprocessing.to_dict()
     classes             names in the order of the outputs, or None
     progress            what training needs to go on, or None
-    matching_heuristics True: a stock detectron2 checkpointer then finds the trunk by name, too
+    matching_heuristics True in a classifier's file: detectron2's own checkpointer then finds the
+                        trunk by name, so that it loads in a project that does not use ours
     ...                 whatever else the writer keeps (optimizer, scheduler, iteration)
 """
 
@@ -98,8 +99,9 @@ def save_checkpoint(
         progress: plain data that training needs to go on.
         extra: plain data and tensors under keys of the writer's own.
     """
-    header = {"format": FORMAT, "version": VERSION, "kind": kind, "matching_heuristics": True}
+    header = {"format": FORMAT, "version": VERSION, "kind": kind}
     content = {
+        "matching_heuristics": kind == "classifier",
         "model": model,
         "spec": spec.to_dict(),
         "preprocessing": preprocessing.to_dict(),

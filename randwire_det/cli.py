@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 
 from .errors import UserError
+from .generator import GRAPH_MODELS, REGIMES, generate
+from .spec import NetworkSpec
 
 
 def run(main: Callable[[], None]) -> None:
@@ -24,17 +26,45 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """States every default and keeps the line breaks of the example."""
+
+
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """An argument parser whose help states every default and ends with an example."""
-
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
     return argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n  {example}",
-        formatter_class=Formatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
+    )
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a network, read by `network_from_arguments`."""
+    parser.add_argument("--generator", choices=sorted(GRAPH_MODELS), default="ws")
+    parser.add_argument("--k", type=int, help="K of WS: neighbours in the ring, even")
+    parser.add_argument("--p", type=float, help="P of ER or WS: a probability")
+    parser.add_argument("--m", type=int, help="M of BA: edges of a new node")
+    parser.add_argument("--regime", choices=REGIMES, default="regular", help="column of Table 1")
+    parser.add_argument("--channels", type=int, default=109, help="C of Table 1")
+    parser.add_argument("--nodes", type=int, default=32, help="N of Table 1")
+    parser.add_argument("--seed-per-stage", action="store_true", help="another graph each stage")
+    parser.add_argument("--input-size", type=int, default=224, help="height and width, pixels")
+
+
+def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
+    """The network that the options of `add_network_arguments` choose."""
+    return generate(
+        args.generator,
+        seed=seed,
+        regime=args.regime,
+        channels=args.channels,
+        nodes=args.nodes,
+        k=args.k,
+        p=args.p,
+        m=args.m,
+        seed_per_stage=args.seed_per_stage,
     )
 
 

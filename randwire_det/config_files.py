@@ -55,6 +55,9 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
     _check_keys(cfg, _leaves(loaded), path)
     _merge(lambda: cfg.merge_from_other_cfg(CfgNode(loaded)), path)
 
+    for word in overrides:
+        if word.startswith("--"):
+            raise UsageError(f"{word} stands among the KEY VALUE pairs; options come before them")
     if len(overrides) % 2:
         raise UsageError(
             f"overrides come as KEY VALUE pairs, got an odd number: {' '.join(overrides)}"

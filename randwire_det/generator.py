@@ -94,13 +94,21 @@ def generate(
     return NetworkSpec(stages, provenance)
 
 
-def _graph_parameters(generator: str, given: dict) -> dict:
-    """The parameters the graph model takes: all of them, and no other."""
+def parameters_of(generator: str) -> tuple[str, ...]:
+    """The names among k, p, m that a random graph model takes.
+
+    Raises:
+        UserError: no such model.
+    """
     if generator not in GRAPH_MODELS:
         raise UserError(f"generator {generator!r}: expected one of {', '.join(GRAPH_MODELS)}")
-    takes = [
-        name for name in inspect.signature(GRAPH_MODELS[generator]).parameters if name in given
-    ]
+    arguments = inspect.signature(GRAPH_MODELS[generator]).parameters
+    return tuple(name for name in arguments if name not in ("n", "seed"))
+
+
+def _graph_parameters(generator: str, given: dict) -> dict:
+    """The parameters the graph model takes: all of them, and no other."""
+    takes = parameters_of(generator)
     for name, value in given.items():
         if (value is not None) != (name in takes):
             problem = "is missing" if name in takes else f"is given ({value})"

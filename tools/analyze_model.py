@@ -8,9 +8,8 @@ from statistics import mean, stdev
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli, generate
+from randwire_det import cli
 from randwire_det.complexity import complexity
-from randwire_det.generator import GRAPH_MODELS, REGIMES
 
 # (regime, C): params in M, multiply-adds in M, each mean and sample std over seeds 1 to 5 of
 # WS(4, 0.75) with N=32 at 224 x 224, from Tables 2 and 3.
@@ -27,16 +26,8 @@ def parse_args():
         "python tools/analyze_model.py --generator ws --k 4 --p 0.75"
         " --regime regular --channels 109 --seeds 1 2 3 4 5",
     )
-    parser.add_argument("--generator", choices=sorted(GRAPH_MODELS), default="ws")
-    parser.add_argument("--k", type=int, help="K of WS: neighbours in the ring, even")
-    parser.add_argument("--p", type=float, help="P of ER or WS: a probability")
-    parser.add_argument("--m", type=int, help="M of BA: edges of a new node")
-    parser.add_argument("--regime", choices=REGIMES, default="regular", help="column of Table 1")
-    parser.add_argument("--channels", type=int, default=109, help="C of Table 1")
-    parser.add_argument("--nodes", type=int, default=32, help="N of Table 1")
+    cli.add_network_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--seed-per-stage", action="store_true", help="another graph each stage")
-    parser.add_argument("--input-size", type=int, default=224, help="height and width, pixels")
     parser.add_argument("--num-classes", type=int, default=1000, help="outputs of the classifier")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser.parse_args()
@@ -46,17 +37,7 @@ def main():
     args = parse_args()
     counts, digests = [], []
     for seed in args.seeds:
-        spec = generate(
-            args.generator,
-            seed=seed,
-            regime=args.regime,
-            channels=args.channels,
-            nodes=args.nodes,
-            k=args.k,
-            p=args.p,
-            m=args.m,
-            seed_per_stage=args.seed_per_stage,
-        )
+        spec = cli.network_from_arguments(args, seed)
         counts.append(complexity(spec, args.input_size, args.num_classes))
         digests.append(spec.digest)
     params = [count.params / 1e6 for count in counts]
@@ -78,9 +59,10 @@ def main():
     print(f"{'seed':>6} {'params, M':>16} {'multiply-adds, M':>18} {'activations, M':>16}  digest")
     for row in zip(args.seeds, params, macs, result["activations_m"], digests, strict=True):
         print("{:>6} {:>16.2f} {:>18.1f} {:>16.1f}  {:.12}".format(*row))
+    macs_digits = 1 if result["macs_mean"] < 1000 else 0
     spread = [
         _plus_minus(result["params_mean"], result["params_std"], 2),
-        _plus_minus(result["macs_mean"], result["macs_std"], 1 if result["macs_mean"] < 1000 else 0),
+        _plus_minus(result["macs_mean"], result["macs_std"], macs_digits),
     ]
     print(f"{'mean':>6} {spread[0]:>16} {spread[1]:>18}   (± sample std)")
     paper = PAPER.get((args.regime, args.channels))

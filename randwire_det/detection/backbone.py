@@ -1,0 +1,122 @@
+"""RandWire as a detectron2 Backbone, alone or under an FPN."""
+
+import math
+
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..network import RandWire
+from ..spec import NetworkSpec
+from ..spec_config import spec_from_config
+
+NORMS = ("FrozenBN", "BN", "SyncBN", "GN")
+
+
+class RandWireBackbone(Backbone):
+    """The trunk in detectron2's contract.
+
+    Args:
+        spec: the network.
+        out_features: stages to put out, any of conv1 to conv5; later ones are not built.
+        norm: FrozenBN, BN, SyncBN or GN.
+        freeze_at: freeze conv1 to conv<freeze_at>, their normalisation included; 0 freezes none.
+
+    Raises:
+        UserError: an unknown feature or norm, or a stage to freeze that there is not.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: NetworkSpec,
+        out_features: list[str] | tuple[str, ...] = ("conv2", "conv3", "conv4", "conv5"),
+        norm: str = "FrozenBN",
+        freeze_at: int = 0,
+    ):
+        super().__init__()
+        if norm not in NORMS:
+            raise UsageError(f"NORM {norm!r}: expected one of {', '.join(NORMS)}")
+        if type(freeze_at) is not int or not 0 <= freeze_at <= len(spec.stages):
+            raise UsageError(
+                f"FREEZE_AT {freeze_at!r}: expected 0 (freeze nothing) to {len(spec.stages)}"
+            )
+        self.trunk = RandWire(spec, out_features=out_features, norm=lambda c: _make_norm(norm, c))
+        self._freeze(freeze_at)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W), normalised, to {name: (B, channels, ceil(H / stride), ...)}."""
+        return self.trunk(x)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(channels=channels, stride=self.trunk.out_strides[name])
+            for name, channels in self.trunk.out_channels.items()
+        }
+
+    def _freeze(self, freeze_at: int) -> None:
+        for name in self.trunk.stage_names[:freeze_at]:
+            stage = getattr(self.trunk, name)
+            for parameter in stage.parameters():
+                parameter.requires_grad_(False)
+            FrozenBatchNorm2d.convert_frozen_batchnorm(stage)  # in place: a stage is no BN itself
+
+
+def _make_norm(norm: str, channels: int) -> nn.Module:
+    if norm == "GN":
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    return get_norm(norm, channels)
+
+
+@BACKBONE_REGISTRY.register()
+def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> RandWireBackbone:
+    """The backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`."""
+    if input_shape is not None and input_shape.channels != 3:
+        raise UsageError(f"RandWire takes images of 3 channels, got {input_shape.channels}")
+    return RandWireBackbone(
+        spec=spec_from_config(cfg.MODEL.RANDWIRE),
+        out_features=cfg.MODEL.RANDWIRE.OUT_FEATURES,
+        norm=cfg.MODEL.RANDWIRE.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_randwire_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
+    """RandWire under an FPN; a pooled P6 on top, as in detectron2's Faster R-CNN FPN."""
+    return _build_fpn(cfg, build_randwire_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_randwire_fpn_backbone(
+    cfg: CfgNode, input_shape: ShapeSpec | None = None
+) -> FPN:
+    """RandWire under an FPN with convolutional P6 and P7 on top, as in detectron2's RetinaNet.
+
+    P6 reads the deepest stage put out.
+    """
+    bottom_up = build_randwire_backbone(cfg, input_shape)
+    deepest, shape = list(bottom_up.output_shape().items())[-1]
+    top = LastLevelP6P7(shape.channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=deepest)
+    return _build_fpn(cfg, bottom_up, top)
+
+
+def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) -> FPN:
+    put_out, read = list(bottom_up.output_shape()), list(cfg.MODEL.FPN.IN_FEATURES)
+    # A stage deeper than the last one read would be trained by nothing, and stop DDP.
+    if not read or not set(read) <= set(put_out) or put_out[-1] not in read:
+        raise UsageError(
+            f"MODEL.FPN.IN_FEATURES {read} and MODEL.RANDWIRE.OUT_FEATURES {put_out}: expected the"
+            " same features, or IN_FEATURES without some of the shallow ones"
+        )
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,0 +1,168 @@
+"""detectron2's checkpointer, which refuses what does not fit and never leaves half a file."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from ..checkpoint import FORMAT, Preprocessing, load_checkpoint, save_checkpoint
+from ..errors import UserError
+from ..network import RandWire
+from ..spec_config import check_same_spec
+
+
+class RandWireCheckpointer(DetectionCheckpointer):
+    """Loads a classifier's file into a detector, and a detector's own files, each after a check.
+
+    Of a classifier the head is left out by name, and every tensor of the trunk must be there. A
+    detector's file must hold every tensor of the model on `--resume` and for an evaluation; as the
+    start of another training it may have other classes, as usual in detectron2.
+
+    Args:
+        model: a detector with a RandWire trunk in it.
+        save_dir: OUTPUT_DIR.
+        preprocessing: what the detector's config does to an image.
+        classes: names of the dataset's classes, kept in the file.
+        checkpointables: as in detectron2.
+
+    Raises:
+        UserError: on loading, a file that is missing, damaged, of another network, another
+            preprocessing or another kind of normalisation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        preprocessing: Preprocessing,
+        classes: list[str] | None = None,
+        save_to_disk: bool | None = None,
+        **checkpointables,
+    ):
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.preprocessing = preprocessing
+        self.classes = classes
+        trunks = [
+            (name, module)
+            for name, module in self.model.named_modules()
+            if isinstance(module, RandWire)
+        ]
+        assert len(trunks) == 1, f"expected one RandWire trunk in the model, found {len(trunks)}"
+        self.trunk_name, self.trunk = trunks[0]
+
+    def save(self, name: str, **kwargs) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {path}")
+        save_checkpoint(
+            path,
+            kind="detector",
+            model=self.model.state_dict(),
+            spec=self.trunk.spec,
+            preprocessing=self.preprocessing,
+            classes=self.classes,
+            **{key: value.state_dict() for key, value in self.checkpointables.items()},
+            **kwargs,
+        )
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        # fvcore truncates the file first: a kill at that moment would lose the run's trace.
+        with tempfile.NamedTemporaryFile("w", dir=self.save_dir, delete=False) as file:
+            file.write(last_filename_basename)
+        os.replace(file.name, Path(self.save_dir) / "last_checkpoint")
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        if path and "://" not in path and not os.path.isfile(path):
+            raise UserError(f"MODEL.WEIGHTS {path}: no such checkpoint file")
+        self.whole = checkpointables is None
+        return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> dict:
+        data = load_checkpoint(filename)
+        check_same_spec(data["spec"], self.trunk.spec, filename, "MODEL.RANDWIRE")
+        check_same_preprocessing(data["preprocessing"], self.preprocessing, filename)
+        if data["kind"] == "classifier" and self.whole:
+            raise UserError(
+                f"{filename} is a classifier, not a detector: it can start a training as"
+                " MODEL.WEIGHTS, but cannot be evaluated or resumed"
+            )
+        data["matching_heuristics"] = False
+        data["filename"] = filename
+        return data
+
+    def _load_model(self, checkpoint: dict) -> None:
+        assert checkpoint["format"] == FORMAT
+        filename, theirs = checkpoint.pop("filename"), checkpoint.pop("model")
+        if checkpoint["kind"] == "classifier":
+            left_out = [name for name in theirs if name.startswith("head.")]
+            theirs = {
+                f"{self.trunk_name}.{name.removeprefix('trunk.')}": tensor
+                for name, tensor in theirs.items()
+                if name.startswith("trunk.")
+            }
+        else:
+            left_out = []
+        ours = self.model.state_dict()
+        in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
+        fits = {
+            name: tensor
+            for name, tensor in theirs.items()
+            if name in ours and ours[name].shape == tensor.shape
+        }
+        needed = list(ours) if self.whole else in_trunk
+        # Counters of BN: they change no output, and a frozen BN has none.
+        missing = [
+            name for name in needed if name not in fits and not name.endswith("num_batches_tracked")
+        ]
+        if missing:
+            raise UserError(
+                f"{filename} does not hold all of this model: {len(missing)} of {len(needed)}"
+                f" tensors are missing or of another shape, such as {missing[0]}"
+            )
+        self._refuse_lost_statistics(theirs, ours, filename)
+        self.model.load_state_dict(fits, strict=False)
+        matched = sum(name in fits for name in in_trunk)
+        others = len(fits) - matched
+        self.logger.info(
+            f"Loaded {filename}: {matched} of {len(in_trunk)} trunk tensors and {others} others;"
+            f" left out {len(left_out)} of the classifier's head;"
+            f" {len(ours) - len(fits)} tensors of the detector start fresh."
+            f" Network: {self.trunk.spec.describe()}"
+        )
+
+    def _refuse_lost_statistics(self, theirs: dict, ours: dict, filename: str) -> None:
+        """BN's scale and shift mean nothing without its statistics, as under GN."""
+        built = tuple(f"{self.trunk_name}.{name}." for name in self.trunk.stage_names)
+        for name in theirs:
+            if name.startswith(built) and name.endswith("running_mean") and name not in ours:
+                raise UserError(
+                    f"{filename} was trained with BN, but this model's {name.rpartition('.')[0]}"
+                    " keeps no BN statistics; set MODEL.RANDWIRE.NORM to FrozenBN, BN or SyncBN"
+                )
+
+
+def check_same_preprocessing(theirs: Preprocessing, ours: Preprocessing, filename: str) -> None:
+    """Refuse weights that were trained on images prepared in another way.
+
+    Raises:
+        UserError: channel order, mean or std differ; names both and the keys to change.
+    """
+    keys = {
+        "channel_order": "INPUT.FORMAT",
+        "mean": "MODEL.PIXEL_MEAN",
+        "std": "MODEL.PIXEL_STD",
+    }
+    for field, key in keys.items():
+        wanted, given = getattr(theirs, field), getattr(ours, field)
+        if wanted != given:
+            value = wanted if isinstance(wanted, str) else list(wanted)
+            raise UserError(
+                f"{filename} was trained with {field} {value}, but the config has"
+                f" {given if isinstance(given, str) else list(given)}; set {key} to"
+                f' "{value}"'
+            )
