@@ -1,0 +1,60 @@
+"""What the tests share: a fixed seed, tiny specs, and commands run as their user runs them."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from randwire_det import NetworkSpec, generate
+
+REPO = Path(__file__).resolve().parents[1]
+
+# A small theta for every graph model; each fits the N/2 = 5 nodes of a regular conv2, too.
+THETA = {"er": {"p": 0.3}, "ba": {"m": 2}, "ws": {"k": 4, "p": 0.75}}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state, whichever others ran before it."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):  # the torch-free tests stay torch-free
+        torch.manual_seed(0)
+        torch.set_num_threads(1)  # on tiny maps threads only wait for each other
+
+
+def tiny_spec(generator: str = "ws", **changes) -> NetworkSpec:
+    """A network of three to eight channels that runs in milliseconds."""
+    arguments = {
+        "seed": 1,
+        "regime": "small",
+        "channels": 4,
+        "nodes": 10,
+        **THETA.get(generator, {}),
+    }
+    return generate(generator, **arguments | changes)
+
+
+def run_python(*args, **kwargs) -> subprocess.CompletedProcess:
+    """A fresh Python process that finds this checkout; its output as text."""
+    ours = {"PYTHONPATH": str(REPO), "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+    env = os.environ | ours | kwargs.pop("env", {})
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=env, **kwargs)
+
+
+def run_tool(name: str, *args, **kwargs) -> subprocess.CompletedProcess:
+    """A command of tools/ in a real process: `run_tool("analyze_model.py", "--k", 4)`."""
+    return run_python(REPO / "tools" / name, *args, **kwargs)
+
+
+def assert_refused(done: subprocess.CompletedProcess, *fragments: str) -> None:
+    """A user's mistake: non-zero exit, nothing on stdout, one line on stderr naming `fragments`."""
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for fragment in fragments:
+        assert fragment in done.stderr
