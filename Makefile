@@ -18,6 +18,7 @@ $(VENV)/installed-%: pyproject.toml setup.py constraints.txt tools/install_detec
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \
 	    "error: Python %d.%d; expected 3.10 or later: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt pip
+	$(RUN) -m pip install --constraint constraints.txt --editable '.[$*]'
 	$(RUN) tools/install_detectron2.py --constraint constraints.txt
 	@touch $@

@@ -18,7 +18,7 @@ elsewhere cannot run code. Layout (version 1):
 import os
 import pickle
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -39,6 +39,9 @@ class Preprocessing:
         mean, std: per channel in that order, on the 0..255 scale.
         input_size: height and width in training, in pixels.
         interpolation: of resizing.
+
+    Raises:
+        UserError: a value that no image can be prepared with.
     """
 
     channel_order: str = "RGB"
@@ -47,14 +50,34 @@ class Preprocessing:
     input_size: int = 224
     interpolation: str = "bilinear"
 
+    def __post_init__(self):
+        def three_numbers(values):
+            return len(values) == 3 and all(isinstance(each, int | float) for each in values)
+
+        if self.channel_order not in ("RGB", "BGR"):
+            raise UserError(f"channel_order {self.channel_order!r}: expected RGB or BGR")
+        if not three_numbers(self.mean):
+            raise UserError(f"mean {self.mean!r}: expected three numbers")
+        if not three_numbers(self.std) or not min(self.std) > 0:
+            raise UserError(f"std {self.std!r}: expected three numbers above 0")
+        if type(self.input_size) is not int or self.input_size < 0:
+            raise UserError(f"input_size {self.input_size!r}: expected a whole number of pixels")
+
     def to_dict(self) -> dict:
         plain = asdict(self)
         return plain | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, plain: dict) -> "Preprocessing":
-        values = dict(plain)
-        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        names = {field.name for field in fields(cls)}
+        if not isinstance(plain, dict) or plain.keys() != names:
+            found = ", ".join(map(str, plain)) if isinstance(plain, dict) else repr(plain)
+            raise UserError(f"expected the keys {', '.join(sorted(names))}, got {found}")
+        triples = {name: plain[name] for name in ("mean", "std")}
+        for name, values in triples.items():
+            if not isinstance(values, list | tuple):
+                raise UserError(f"{name} {values!r}: expected three numbers")
+        return cls(**plain | {name: tuple(values) for name, values in triples.items()})
 
 
 def write_atomically(path: str | Path, data: dict) -> None:
@@ -67,6 +90,9 @@ def write_atomically(path: str | Path, data: dict) -> None:
             torch.save(data, file)
             file.flush()
             os.fsync(file.fileno())
+        # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
+        # load; mapped, this reads the structure and no tensor.
+        torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
         os.replace(temporary, path)
     except BaseException:
@@ -129,8 +155,13 @@ def load_checkpoint(path: str | Path) -> dict:
             f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
             f" version {VERSION}"
         )
-    data["spec"] = NetworkSpec.from_dict(data["spec"])
-    data["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
+    if not isinstance(data.get("model"), dict):
+        raise UserError(f"{path}: its model is no state dict; the file is damaged")
+    for key, read in (("spec", NetworkSpec.from_dict), ("preprocessing", Preprocessing.from_dict)):
+        try:
+            data[key] = read(data.get(key))
+        except UserError as error:
+            raise UserError(f"{path}: its {key} cannot be read: {error}") from None
     return data
 
 

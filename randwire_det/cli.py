@@ -42,7 +42,8 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a network, read by `network_from_arguments`."""
-    parser.add_argument("--generator", choices=sorted(GRAPH_MODELS), default="ws")
+    models = sorted(GRAPH_MODELS)
+    parser.add_argument("--generator", choices=models, default="ws", help="random graph model")
     parser.add_argument("--k", type=int, help="K of WS: neighbours in the ring, even")
     parser.add_argument("--p", type=float, help="P of ER or WS: a probability")
     parser.add_argument("--m", type=int, help="M of BA: edges of a new node")

@@ -47,10 +47,14 @@ def complexity(
         input_size: height and width of the RGB image, in pixels.
 
     Raises:
-        UserError: an input size below 1.
+        UserError: a size or a number of classes below 1.
     """
-    if type(input_size) is not int or input_size < 1:
-        raise UserError(f"input size {input_size!r}: expected a whole number of pixels >= 1")
+    sizes = {"input size": input_size, "head channels": head_channels}
+    if num_classes is not None:
+        sizes["number of classes"] = num_classes
+    for what, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"{what} {value!r}: expected a whole number >= 1")
     total, channels, size = Complexity(), 3, input_size
     for stage in spec.stages:
         total += stage_complexity(stage, channels, size)

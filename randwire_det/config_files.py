@@ -4,10 +4,11 @@ Works for any yacs-style node (detectron2's and fvcore's), so detection and pret
 """
 
 import difflib
+import os
 from pathlib import Path
 
 import yaml
-from fvcore.common.config import CfgNode
+from fvcore.common.config import BASE_KEY, CfgNode
 
 from .errors import UsageError
 
@@ -41,19 +42,8 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
             broken YAML, a missing file, an odd number of overrides.
     """
     path = config_path(config_file)
-    try:
-        loaded = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: YAML refused: {problem}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read {error.filename}: {error.strerror}") from None
-    if not isinstance(loaded, dict):
-        raise UsageError(f"{path}: expected KEY: VALUE lines")
-    _check_keys(cfg, _leaves(loaded), path)
-    _merge(lambda: cfg.merge_from_other_cfg(CfgNode(loaded)), path)
+    loaded = _load(cfg, path, ())
+    _merge_values(cfg, loaded, path)
 
     for word in overrides:
         if word.startswith("--"):
@@ -64,14 +54,76 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
         )
     _check_keys(cfg, overrides[::2], "command line")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _merge(lambda pair=(key, value): cfg.merge_from_list(list(pair)), f"{key} {value}")
+        # A single-key mapping, so that both ways of setting a key share their rules.
+        nested = CfgNode._decode_cfg_value(value)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        _merge_values(cfg, nested, f"{key} {value}")
 
 
-def _merge(step, where: str) -> None:
+def _load(cfg: CfgNode, path: str, above: tuple[str, ...]) -> dict:
+    """A YAML file merged over its `_BASE_`s, which are relative to it, with its keys checked."""
     try:
-        step()
+        with open(path, encoding="utf-8") as file:
+            loaded = yaml.safe_load(file)
+    except OSError as error:
+        named = f"{above[-1]}: _BASE_ {path}" if above else path
+        raise UsageError(f"{named}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UsageError(f"{path}{line}: YAML refused: {problem}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: YAML refused: {error}") from None
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path}: expected KEY: VALUE lines")
+    bases = loaded.pop(BASE_KEY, [])
+    _check_keys(cfg, _leaves(loaded), path)
+    merged = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise UsageError(f"{path}: {BASE_KEY} {base!r}, expected the path of a config file")
+        base_path = os.path.normpath(Path(path).parent / Path(base).expanduser())
+        if base_path in (*above, os.path.normpath(path)):
+            raise UsageError(f"{path}: {BASE_KEY} {base} leads back to a file that it is a base of")
+        _override(merged, _load(cfg, base_path, (*above, os.path.normpath(path))), path)
+    _override(merged, loaded, path)
+    return merged
+
+
+def _override(below: dict, above: dict, path: str) -> None:
+    """Merge a file into its base, in place."""
+    for key, value in above.items():
+        if isinstance(value, dict) and key in below:
+            if not isinstance(below[key], dict):
+                raise UsageError(
+                    f"{path}: {key} is a section, but {below[key]!r} in its {BASE_KEY}"
+                )
+            _override(below[key], value, path)
+        else:
+            below[key] = value
+
+
+def _merge_values(cfg: CfgNode, values: dict, where: str) -> None:
+    try:
+        cfg.merge_from_other_cfg(CfgNode(_whole_to_float(cfg, values)))
     except (KeyError, ValueError, AssertionError, TypeError) as error:
-        raise UsageError(f"{where}: {str(error).strip(chr(39))}") from None
+        message = f"{where}: {str(error).strip(chr(39))}"
+        raise UsageError(" ".join(message.split())) from None  # yacs prints whole nodes
+
+
+def _whole_to_float(cfg: CfgNode, values: dict) -> dict:
+    """`BASE_LR: 1` means 1.0, which yacs would refuse."""
+    result = {}
+    for key, value in values.items():
+        current = cfg.get(key)
+        if isinstance(value, dict) and isinstance(current, CfgNode):
+            value = _whole_to_float(current, value)
+        elif type(value) is int and type(current) is float:
+            value = float(value)
+        result[key] = value
+    return result
 
 
 def _leaves(node: dict, prefix: str = "") -> list[str]:
@@ -93,6 +145,7 @@ def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
                 # yacs allows new keys only where the node says so.
                 if isinstance(node, CfgNode) and node.is_new_allowed():
                     break
-                close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-                raise UsageError(f"{where}: unknown config key {key}; did you mean {close[0]}?")
+                upper = {name.upper(): name for name in known}
+                (close,) = difflib.get_close_matches(key.upper(), upper, n=1, cutoff=0.0)
+                raise UsageError(f"{where}: unknown config key {key}; did you mean {upper[close]}?")
             node = node[part]

@@ -35,7 +35,7 @@ def draw_network(spec: NetworkSpec, path: str | Path, input_size: int = 224) -> 
         else:
             _draw_dag(axis, stage.dag)
     figure.suptitle(spec.describe(), fontsize=8, color=LINE)
-    figure.savefig(path, dpi=160)
+    figure.savefig(path, dpi=110)
 
 
 def _draw_dag(axis, dag: Dag) -> None:

@@ -10,7 +10,7 @@ import inspect
 import networkx as nx
 
 from .errors import UserError
-from .graphs import Dag, barabasi_albert, erdos_renyi, watts_strogatz
+from .graphs import Dag, barabasi_albert, check_seed, erdos_renyi, watts_strogatz
 from .spec import SEP_CONV3X3, NetworkSpec, StageSpec
 
 GRAPH_MODELS = {"er": erdos_renyi, "ba": barabasi_albert, "ws": watts_strogatz}
@@ -51,6 +51,7 @@ def generate(
         raise UserError(f"C={channels!r}: expected a whole number of channels >= 1")
     if type(nodes) is not int or nodes < 1:
         raise UserError(f"N={nodes!r}: expected a whole number of nodes >= 1")
+    check_seed(seed)
 
     def wired(name: str, width: int, num_nodes: int) -> StageSpec:
         # A stage's own seed: no two (seed, stage) pairs share one, as stage numbers have one digit.

@@ -36,17 +36,18 @@ class Dag:
         if not _is_int(self.num_nodes) or self.num_nodes < 1:
             raise UserError(f"a graph needs a whole number N >= 1 of nodes, got {self.num_nodes!r}")
         for edge in self.edges:
-            if len(edge) != 2 or not all(map(_is_int, edge)):
+            pair = isinstance(edge, tuple | list) and len(edge) == 2
+            if not pair or not all(map(_is_int, edge)):
                 raise UserError(f"edge {edge!r}: expected a pair of node indices")
             source, target = edge
             if not 0 <= source < target < self.num_nodes:
                 raise UserError(
                     f"edge {source} -> {target}: expected 0 <= source < target < {self.num_nodes}"
                 )
-        if len(set(self.edges)) != len(self.edges):
+        in_order = sorted(map(tuple, self.edges), key=lambda edge: edge[::-1])
+        if len(set(in_order)) != len(in_order):
             raise UserError("an edge stands twice; every edge may stand once")
-        in_order = tuple(sorted(((s, t) for s, t in self.edges), key=lambda edge: edge[::-1]))
-        object.__setattr__(self, "edges", in_order)
+        object.__setattr__(self, "edges", tuple(in_order))
 
     @cached_property
     def predecessors(self) -> tuple[tuple[int, ...], ...]:
@@ -94,7 +95,7 @@ def barabasi_albert(n: int, m: int, seed: int) -> Dag:
     """
     _check_nodes_and_seed(n, seed)
     if not _is_int(m) or not 1 <= m < n:
-        raise UserError(f"BA(M={m}): expected a whole number 1 <= M < N={n}")
+        raise UserError(f"BA(M={m!r}): expected a whole number 1 <= M < N={n}")
     start = nx.empty_graph(m + 1)
     start.add_edges_from((node, m) for node in range(m))
     return _to_dag(nx.barabasi_albert_graph(n, m, seed=seed, initial_graph=start))
@@ -111,7 +112,7 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
     """
     _check_nodes_and_seed(n, seed)
     if not _is_int(k) or k < 2 or k % 2:
-        raise UserError(f"WS(K={k}): expected an even whole number K >= 2")
+        raise UserError(f"WS(K={k!r}): expected an even whole number K >= 2")
     if k >= n:
         raise UserError(f"WS(K={k}): expected K < N={n}, the number of nodes of the stage")
     _check_probability("WS", p)
@@ -134,13 +135,17 @@ def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_nodes_and_seed(n, seed):
-    if not _is_int(n) or n < 1:
-        raise UserError(f"N={n}: expected a whole number of nodes >= 1")
+def check_seed(seed):
     if not _is_int(seed) or seed < 0:
         raise UserError(f"seed={seed!r}: expected a whole number >= 0")
 
 
+def _check_nodes_and_seed(n, seed):
+    if not _is_int(n) or n < 1:
+        raise UserError(f"N={n!r}: expected a whole number of nodes >= 1")
+    check_seed(seed)
+
+
 def _check_probability(model, p):
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
-        raise UserError(f"{model}(P={p}): expected a probability 0 <= P <= 1")
+        raise UserError(f"{model}(P={p!r}): expected a probability 0 <= P <= 1")

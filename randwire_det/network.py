@@ -108,8 +108,9 @@ class RandWire(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         theirs = state_dict.get(prefix + "spec_digest")
-        if theirs is not None and not torch.equal(theirs.cpu(), _digest_tensor(self.spec)):
-            theirs = bytes(theirs.tolist()).hex()
+        # Compared as numbers: whoever averages or shrinks weights may have cast this tensor, too.
+        if theirs is not None and theirs.tolist() != _digest_tensor(self.spec).tolist():
+            theirs = "".join(f"{int(byte):02x}" for byte in theirs.flatten().tolist())
             raise UserError(
                 f"these weights belong to another network (spec digest {theirs[:12]}); this one is"
                 f" {self.spec.describe()}. Build the network from the spec of the weights."

@@ -62,7 +62,9 @@ class StageSpec:
 
     @classmethod
     def from_dict(cls, plain: dict) -> "StageSpec":
-        wiring = {"num_nodes", "edges"} if "edges" in plain or "num_nodes" in plain else set()
+        wiring = {"num_nodes", "edges"}
+        if not isinstance(plain, dict) or not wiring & plain.keys():
+            wiring = set()
         _expect_keys(plain, {"name", "channels", "op", "stride"} | wiring, "a stage of the spec")
         dag = None
         if wiring:
@@ -140,10 +142,10 @@ class NetworkSpec:
         return cls(stages, plain["provenance"])
 
     @classmethod
-    def from_json(cls, text: str) -> "NetworkSpec":
+    def from_json(cls, text: str | bytes) -> "NetworkSpec":
         try:
             plain = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"a network spec must be JSON: {error}") from None
         return cls.from_dict(plain)
 

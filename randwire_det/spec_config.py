@@ -27,19 +27,23 @@ def spec_from_config(node: CfgNode) -> NetworkSpec:
     """The network that the keys of `add_spec_config` choose.
 
     Raises:
-        UserError: a bad value, or a SPEC file that cannot be read.
+        UsageError: a bad value.
+        UserError: a SPEC file that cannot be read.
     """
     if node.SPEC:
         return read_spec(node.SPEC)
-    return generate(
-        node.GENERATOR,
-        seed=node.SEED,
-        regime=node.REGIME,
-        channels=node.CHANNELS,
-        nodes=node.NODES,
-        seed_per_stage=node.SEED_PER_STAGE,
-        **{name: getattr(node, name.upper()) for name in parameters_of(node.GENERATOR)},
-    )
+    try:
+        return generate(
+            node.GENERATOR,
+            seed=node.SEED,
+            regime=node.REGIME,
+            channels=node.CHANNELS,
+            nodes=node.NODES,
+            seed_per_stage=node.SEED_PER_STAGE,
+            **{name: getattr(node, name.upper()) for name in parameters_of(node.GENERATOR)},
+        )
+    except UserError as error:
+        raise UsageError(f"the network of the config: {error}") from None
 
 
 def read_spec(path: str) -> NetworkSpec:
@@ -51,10 +55,12 @@ def read_spec(path: str) -> NetworkSpec:
     if not path.endswith(".json"):
         return load_checkpoint(path)["spec"]
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             return NetworkSpec.from_json(file.read())
     except OSError as error:
         raise UsageError(f"spec {path}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"spec {path}: {error}") from None
 
 
 def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str, prefix: str) -> None:

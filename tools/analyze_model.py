@@ -27,7 +27,9 @@ def parse_args():
         " --regime regular --channels 109 --seeds 1 2 3 4 5",
     )
     cli.add_network_arguments(parser)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="a network each"
+    )
     parser.add_argument("--num-classes", type=int, default=1000, help="outputs of the classifier")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser.parse_args()

@@ -1,0 +1,51 @@
+"""The reference evaluator: section 3.2 word for word, one node at a time. Every path must equal it.
+
+It shares nothing with randwire_det but the spec and the names of the tensors.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def evaluate(spec, tensors: dict[str, Tensor], image: Tensor, training: bool) -> dict[str, Tensor]:
+    """All stages of a trunk: {"conv1": map, ...}, differentiable in `tensors` and `image`.
+
+    Args:
+        tensors: parameters and buffers of the trunk by name. In training, running statistics in it
+            are updated in place.
+        training: whether BN takes the statistics of the batch.
+    """
+    maps = {}
+    for stage in spec.stages:
+        prefix = f"{stage.name}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if stage.dag is None:
+            image = F.relu(image) if maps else image  # conv1 alone is Conv-BN
+            image = F.conv2d(image, own["conv.weight"], stride=stage.stride, padding=1)
+            image = batch_norm(image, own, "norm", training)
+        else:
+            image = random_wiring(stage, own, image, training)
+        maps[stage.name] = image
+    return maps
+
+
+def random_wiring(stage, own: dict[str, Tensor], unique_input: Tensor, training: bool) -> Tensor:
+    edges, sent = sorted(stage.dag.edges), {}
+    for node in range(stage.dag.num_nodes):
+        received = [sent[a] for a, b in edges if b == node] or [unique_input]
+        if len(received) > 1:
+            weights = own[f"nodes.{node}.edge_logits"].sigmoid()
+            received = [weight * data for weight, data in zip(weights, received, strict=True)]
+        x = F.relu(sum(received))
+        stride = 1 if any(b == node for _, b in edges) else stage.stride
+        depthwise = own[f"nodes.{node}.depthwise.weight"]
+        x = F.conv2d(x, depthwise, stride=stride, padding=1, groups=x.shape[1])
+        x = F.conv2d(x, own[f"nodes.{node}.pointwise.weight"])
+        sent[node] = batch_norm(x, own, f"nodes.{node}.norm", training)
+    original_outputs = [sent[node] for node in sent if all(a != node for a, _ in edges)]
+    return sum(original_outputs) / len(original_outputs)
+
+
+def batch_norm(x: Tensor, own: dict[str, Tensor], name: str, training: bool) -> Tensor:
+    statistics = own[f"{name}.running_mean"], own[f"{name}.running_var"]
+    return F.batch_norm(x, *statistics, own[f"{name}.weight"], own[f"{name}.bias"], training)
