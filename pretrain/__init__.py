@@ -1,0 +1,1 @@
+"""The ImageNet training of the classifiers: config, recipe, data, engine. Uses randwire_det."""
