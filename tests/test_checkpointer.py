@@ -1,0 +1,192 @@
+"""What a detector takes as weights, and what it refuses: by our checkpointer and detectron2's."""
+
+import pytest
+import torch
+from conftest import tiny_spec
+from detection_helpers import tiny_config, tiny_detector
+from detectron2.checkpoint import DetectionCheckpointer
+
+from randwire_det import UserError
+from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
+from randwire_det.detection.trainer import build_checkpointer
+from randwire_det.network import RandWireClassifier
+from randwire_det.spec_config import spec_from_config
+
+
+def save_classifier(path, spec=None, preprocessing=None, drop=()):
+    spec = spec or spec_from_config(tiny_config().MODEL.RANDWIRE)
+    classifier = RandWireClassifier(spec, num_classes=5, head_channels=8)
+    classifier(torch.randn(4, 3, 64, 64))
+    weights = {name: value for name, value in classifier.state_dict().items() if name not in drop}
+    save_checkpoint(
+        path,
+        kind="classifier",
+        model=weights,
+        spec=spec,
+        preprocessing=preprocessing or Preprocessing(),
+        classes=list("abcde"),
+    )
+    return classifier
+
+
+def checkpointer_of(directory, model=None, **changes):
+    cfg = tiny_config(**changes, **{"OUTPUT_DIR": directory})
+    return build_checkpointer(cfg, model or tiny_detector(**changes))
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
+def test_a_classifier_gives_the_detector_all_of_its_trunk(tmp_path, caplog, norm):
+    classifier = save_classifier(tmp_path / "c.pth")
+    model = tiny_detector(**{"MODEL.RANDWIRE.NORM": norm})
+    box_head = model.roi_heads.box_head.fc1.weight.clone()
+    with caplog.at_level("INFO"):
+        checkpointer_of(tmp_path, model).resume_or_load(str(tmp_path / "c.pth"), resume=True)
+    theirs, ours = classifier.trunk.state_dict(), model.backbone.bottom_up.trunk.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert torch.equal(model.roi_heads.box_head.fc1.weight, box_head)
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Loaded")]
+    assert f"{len(ours)} of {len(ours)} trunk tensors" in line
+    assert "8 of the classifier's head" in line
+
+
+def test_detectron2s_own_checkpointer_finds_the_trunk_too(tmp_path):
+    classifier = save_classifier(tmp_path / "c.pth")
+    model = tiny_detector(**{"MODEL.RANDWIRE.NORM": "FrozenBN"})
+    DetectionCheckpointer(model).load(str(tmp_path / "c.pth"))
+    theirs, ours = classifier.trunk.state_dict(), model.backbone.bottom_up.trunk.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def other_spec(**changes):
+    return tiny_spec("ws", **{"channels": 6, "nodes": 6} | changes)
+
+
+@pytest.mark.parametrize("load", ["ours", "detectron2's"])
+def test_weights_of_another_wiring_are_refused_and_change_nothing(tmp_path, load):
+    save_classifier(tmp_path / "c.pth", other_spec(seed=2))
+    model = tiny_detector()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    checkpointer = (
+        checkpointer_of(tmp_path, model) if load == "ours" else DetectionCheckpointer(model)
+    )
+    with pytest.raises(UserError) as caught:
+        checkpointer.resume_or_load(str(tmp_path / "c.pth"), resume=False)
+    assert other_spec(seed=2).digest[:12] in str(caught.value)
+    assert other_spec(seed=1).digest[:12] in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("spec", "key"),
+    [
+        (other_spec(seed=2), "MODEL.RANDWIRE.SEED 2"),
+        (other_spec(channels=8), "MODEL.RANDWIRE.CHANNELS 8"),
+        (other_spec(nodes=7), "MODEL.RANDWIRE.NODES 7"),
+        (other_spec(p=0.5), "MODEL.RANDWIRE.P 0.5"),
+        (other_spec(regime="regular", nodes=10), "MODEL.RANDWIRE.REGIME regular"),
+        (tiny_spec("ba", channels=6, nodes=6), "MODEL.RANDWIRE.GENERATOR ba"),
+    ],
+)
+def test_the_refusal_names_the_key_to_change_and_it_helps(tmp_path, spec, key):
+    path = tmp_path / "c.pth"
+    save_classifier(path, spec)
+    with pytest.raises(UserError) as caught:
+        checkpointer_of(tmp_path).load(str(path), checkpointables=[])
+    message = str(caught.value)
+    assert key in message
+    words = message.partition("To use these weights set ")[2].split()
+    advised = dict(zip(words[::2], words[1::2], strict=True))
+    checkpointer_of(tmp_path, **advised).load(str(path), checkpointables=[])
+
+
+def test_a_spec_without_provenance_is_taken_from_the_file(tmp_path):
+    path = tmp_path / "c.pth"
+    spec = type(other_spec())(other_spec(seed=3).stages)
+    save_classifier(path, spec)
+    with pytest.raises(UserError, match=f"MODEL.RANDWIRE.SPEC {path}"):
+        checkpointer_of(tmp_path).load(str(path), checkpointables=[])
+    checkpointer_of(tmp_path, **{"MODEL.RANDWIRE.SPEC": path}).load(str(path), checkpointables=[])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"INPUT.FORMAT": "BGR"}, ["RGB", "BGR", "INPUT.FORMAT"]),
+        ({"MODEL.PIXEL_MEAN": "[0.0, 0.0, 0.0]"}, ["123.675", "0.0", "MODEL.PIXEL_MEAN"]),
+        ({"MODEL.PIXEL_STD": "[1.0, 1.0, 1.0]"}, ["58.395", "1.0", "MODEL.PIXEL_STD"]),
+        ({"MODEL.RANDWIRE.NORM": "GN"}, ["BN", "MODEL.RANDWIRE.NORM"]),
+    ],
+)
+def test_another_preprocessing_or_norm_is_refused(tmp_path, changes, fragments):
+    save_classifier(tmp_path / "c.pth")
+    with pytest.raises(UserError) as caught:
+        checkpointer_of(tmp_path, **changes).load(str(tmp_path / "c.pth"), checkpointables=[])
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+def test_a_trunk_with_a_tensor_missing_is_refused(tmp_path):
+    gone = "trunk.conv4.nodes.3.pointwise.weight"
+    save_classifier(tmp_path / "c.pth", drop=[gone])
+    with pytest.raises(UserError, match=r"conv4\.nodes\.3\.pointwise\.weight"):
+        checkpointer_of(tmp_path).load(str(tmp_path / "c.pth"), checkpointables=[])
+
+
+def test_a_classifier_fills_a_detector_that_stops_early(tmp_path):
+    save_classifier(tmp_path / "c.pth")
+    features = "['conv2', 'conv3', 'conv4']"
+    changes = {
+        "MODEL.RANDWIRE.OUT_FEATURES": features,
+        "MODEL.FPN.IN_FEATURES": features,
+        "MODEL.RPN.IN_FEATURES": "['p2', 'p3', 'p4', 'p5']",
+        "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256]]",
+        "MODEL.ROI_HEADS.IN_FEATURES": "['p2', 'p3', 'p4']",
+    }
+    checkpointer_of(tmp_path, **changes).load(str(tmp_path / "c.pth"), checkpointables=[])
+
+
+def test_a_detector_survives_its_own_file_and_carries_its_spec(tmp_path):
+    saved = checkpointer_of(tmp_path)
+    saved.save("model_final", iteration=7)
+    content = load_checkpoint(tmp_path / "model_final.pth")
+    assert content["kind"] == "detector"
+    assert content["spec"] == saved.trunk.spec
+    loaded = checkpointer_of(tmp_path)
+    assert loaded.get_checkpoint_file() == str(tmp_path / "model_final.pth")
+    rest = loaded.resume_or_load("", resume=True)
+    assert rest["iteration"] == 7
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, saved.model.state_dict()[name]), name
+
+
+def test_a_detectors_file_is_checked_on_resume(tmp_path):
+    checkpointer_of(tmp_path).save("model_final")
+    with pytest.raises(UserError, match=r"MODEL.RANDWIRE.SEED 1"):
+        checkpointer_of(tmp_path, **{"MODEL.RANDWIRE.SEED": 2}).resume_or_load("", resume=True)
+
+
+def test_other_classes_may_start_from_a_detector_but_not_resume_it(tmp_path):
+    checkpointer_of(tmp_path).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    more = {"MODEL.ROI_HEADS.NUM_CLASSES": 9}
+    checkpointer_of(tmp_path, **more).load(path, checkpointables=[])
+    with pytest.raises(UserError, match="roi_heads"):
+        checkpointer_of(tmp_path, **more).load(path)
+
+
+def test_a_classifier_is_no_detector_to_evaluate(tmp_path):
+    save_classifier(tmp_path / "c.pth")
+    with pytest.raises(UserError, match="is a classifier"):
+        checkpointer_of(tmp_path).load(str(tmp_path / "c.pth"))
+
+
+def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
+    checkpointer = checkpointer_of(tmp_path)
+    checkpointer.save("model_final", iteration=1)
+    with pytest.raises(AttributeError):  # a generator has no plain data
+        checkpointer.save("model_final", iteration=lambda: 2)
+    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "last_checkpoint",
+        "model_final.pth",
+    ]

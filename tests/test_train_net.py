@@ -1,0 +1,211 @@
+"""tools/train_net.py as its user runs it: train, resume, evaluate, and every refusal."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool
+from detection_helpers import TINY, as_overrides
+from PIL import Image
+
+from randwire_det.checkpoint import load_checkpoint
+
+CONFIG = "base_faster_rcnn_fpn.yaml"
+CLASSES = ["square", "wide", "tall"]
+RUN = TINY | {
+    "MODEL.DEVICE": "cuda",  # there may be none: the tool must see to that
+    "DATASETS.COCO": "[['shapes', 'shapes.json', 'images']]",
+    "DATASETS.TRAIN": "('shapes',)",
+    "DATASETS.TEST": "('shapes',)",
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.MIN_SIZE_TRAIN": "(96,)",
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.BASE_LR": 0.001,
+    "SOLVER.STEPS": "()",
+    "SOLVER.WARMUP_ITERS": 0,
+    "SEED": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A DETECTRON2_DATASETS folder with four images of bright boxes, in COCO format."""
+    root = tmp_path_factory.mktemp("datasets")
+    (root / "images").mkdir()
+    rng, images, annotations = np.random.default_rng(0), [], []
+    for image_id in range(1, 5):
+        pixels = rng.integers(0, 80, (96, 128, 3), dtype=np.uint8)
+        for category, (width, height) in enumerate([(40, 40), (60, 20), (20, 60)], start=1):
+            x, y = int(rng.integers(0, 128 - width)), int(rng.integers(0, 96 - height))
+            pixels[y : y + height, x : x + width] = 200
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
+        Image.fromarray(pixels).save(root / "images" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 128, "height": 96})
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
+    content = {
+        "info": {},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    (root / "shapes.json").write_text(json.dumps(content))
+    return root
+
+
+def train_net(shapes, *options, changes=None, overrides=(), **kwargs):
+    keys = as_overrides(RUN | (changes or {}))
+    env = {"DETECTRON2_DATASETS": str(shapes)}
+    return run_tool("train_net.py", "--config-file", CONFIG, *options, *keys, *overrides, env=env)
+
+
+@pytest.fixture(scope="module")
+def trained(shapes, tmp_path_factory):
+    """A run of four iterations."""
+    output = tmp_path_factory.mktemp("run")
+    done = train_net(shapes, changes={"OUTPUT_DIR": output, "SOLVER.MAX_ITER": 4})
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
+def test_training_writes_a_checkpoint_that_carries_everything(trained):
+    output, done = trained
+    content = load_checkpoint(output / "model_final.pth")
+    assert content["classes"] == CLASSES
+    assert content["iteration"] == 3
+    assert content["spec"].provenance["channels"] == TINY["MODEL.RANDWIRE.CHANNELS"]
+    momenta = content["trainer"]["_trainer"]["optimizer"]["state"]
+    assert len(momenta) > 100
+    assert "MODEL.WEIGHTS is empty" in done.stdout + done.stderr
+    results = [json.loads(line) for line in (output / "metrics.json").open()]
+    assert "bbox/AP" in results[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_without_cuda_it_takes_the_cpu_and_says_so(trained):
+    assert "running on the CPU" in trained[1].stdout + trained[1].stderr
+
+
+def test_resume_goes_on_as_if_never_stopped(shapes, trained, tmp_path):
+    """The optimizer's momentum and the schedule are taken over: v0.6 by itself drops the first."""
+    long = {"SOLVER.MAX_ITER": 6, "SOLVER.STEPS": "(5,)", "SOLVER.MOMENTUM": 0.9}
+    stops = {"SOLVER.CHECKPOINT_PERIOD": 3, "OUTPUT_DIR": tmp_path}
+    assert train_net(shapes, changes=long | stops).returncode == 0
+    whole = load_checkpoint(tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    done = train_net(shapes, "--resume", changes=long | stops)
+    assert done.returncode == 0, done.stderr
+    resumed = load_checkpoint(tmp_path / "model_final.pth")
+    assert "Starting training from iteration 3" in done.stdout
+    assert resumed["iteration"] == whole["iteration"] == 5
+    ours, theirs = (c["trainer"]["_trainer"]["optimizer"] for c in (resumed, whole))
+    assert ours["param_groups"][0]["lr"] == theirs["param_groups"][0]["lr"]
+    start = load_checkpoint(tmp_path / "model_0000002.pth")["trainer"]["_trainer"]["optimizer"]
+    assert start["state"][0]["momentum_buffer"].abs().sum() > 0
+
+
+def test_eval_only_gives_the_ap_of_the_training(shapes, trained, tmp_path):
+    output, _ = trained
+    for options, changes in (
+        ((), {"MODEL.WEIGHTS": output / "model_final.pth", "OUTPUT_DIR": tmp_path}),
+        (("--resume",), {"OUTPUT_DIR": output}),
+    ):
+        done = train_net(shapes, "--eval-only", *options, changes=changes)
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stdout.splitlines() if "copypaste: " in line]
+        assert lines[-2].endswith("AP,AP50,AP75,APs,APm,APl")
+        assert len(lines[-1].split(",")) == 6
+
+
+def refused(done, status, *fragments):
+    """One line for the user's mistake, after whatever detectron2 logged before it."""
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for fragment in fragments:
+        assert str(fragment) in line
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_damaged_and_foreign_weights_are_refused(shapes, trained, tmp_path):
+    whole = (trained[0] / "model_final.pth").read_bytes()
+    (tmp_path / "short.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "foreign.pth")
+    for name, fragment in {
+        "short.pth": "truncated",
+        "bomb.pth": "refused",
+        "foreign.pth": "no randwire_det checkpoint",
+        "missing.pth": "no such checkpoint",
+    }.items():
+        path = tmp_path / name
+        changes = {"MODEL.WEIGHTS": path, "OUTPUT_DIR": tmp_path / "out"}
+        refused(train_net(shapes, changes=changes), 1, path, fragment)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_weights_of_another_seed_are_refused(shapes, trained, tmp_path):
+    changes = {
+        "MODEL.WEIGHTS": trained[0] / "model_final.pth",
+        "MODEL.RANDWIRE.SEED": 2,
+        "OUTPUT_DIR": tmp_path,
+    }
+    done = train_net(shapes, "--eval-only", changes=changes)
+    refused(done, 1, "seed 1", "seed 2", "MODEL.RANDWIRE.SEED 1")
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "status", "fragments"),
+    [
+        ((), {"MODEL.RANDWIRE.SEEED": 2}, 2, ["SEEED", "MODEL.RANDWIRE.SEED"]),
+        ((), {"SOLVER.MAX_ITER": "many"}, 2, ["SOLVER.MAX_ITER"]),
+        ((), {"MODEL.RANDWIRE.K": 3}, 2, ["K=3", "even"]),
+        (("--eval-only",), {}, 2, ["--eval-only", "MODEL.WEIGHTS"]),
+        (("--num-gpus", "64"), {}, 2, ["--num-gpus 64", "CUDA"]),
+        ((), {"DATASETS.TRAIN": "('coco_2018_train',)"}, 2, ["coco_2018_train"]),
+        ((), {"DATASETS.TRAIN": "('coco_2017_train',)"}, 1, ["DETECTRON2_DATASETS"]),
+        ((), {"DATASETS.COCO": "[['shapes', 'gone.json', 'images']]"}, 1, ["gone.json"]),
+        ((), {"DATASETS.COCO": "[['shapes', 'shapes.json']]"}, 2, ["DATASETS.COCO"]),
+    ],
+)
+def test_bad_usage_is_one_line(shapes, tmp_path, options, changes, status, fragments):
+    done = train_net(shapes, *options, changes={"OUTPUT_DIR": tmp_path} | changes)
+    refused(done, status, *fragments)
+
+
+def test_an_option_among_the_overrides_is_not_taken_for_a_key(shapes, tmp_path):
+    done = train_net(shapes, changes={"OUTPUT_DIR": tmp_path}, overrides=["--resume"])
+    refused(done, 2, "--resume", "before")
+
+
+def test_unsafe_yaml_is_refused_and_not_run(tmp_path):
+    config = tmp_path / "evil.yaml"
+    config.write_text(f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{tmp_path / "boom"}"]\n')
+    done = run_tool("train_net.py", "--config-file", config)
+    refused(done, 2, config)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_help_states_defaults_and_an_example():
+    text = run_tool("train_net.py", "--help").stdout
+    assert "(default: 1)" in text
+    assert "faster_rcnn_randwire_c109.yaml --num-gpus 8" in text
