@@ -1,0 +1,140 @@
+"""The demo's report: what the two arms predicted, how their AP grew, and the wiring, as one page.
+
+It only reads what the tools have written: detectron2's metrics.json and COCO results.
+"""
+
+import html
+import json
+from pathlib import Path
+
+ARMS = {
+    "pretrained": "from the pretrained RandWire",
+    "scratch": "from scratch",
+}
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+COLOURS = {"pretrained": "#2f6fdb", "scratch": "#d63a3a"}
+SCORE = 0.5  # predictions below it are not drawn
+
+
+def write_report(output: Path, seconds: float) -> tuple[dict, Path]:
+    """Draw `ap.png` and `predictions.png` and write `report.html` into the demo's folder.
+
+    Args:
+        output: the folder with digits/, pretrained/ and scratch/ in it.
+        seconds: what the demo took.
+
+    Returns:
+        the last AP row of each arm, in percent, and the path of the report.
+    """
+    curves = {arm: _evaluations(output / arm / "metrics.json") for arm in ARMS}
+    results = {arm: curve[-1][1] for arm, curve in curves.items()}
+    _draw_curves(curves, output / "ap.png")
+    _draw_predictions(output, output / "predictions.png")
+    report = output / "report.html"
+    report.write_text(_page(results, _pretraining(output), seconds), encoding="utf-8")
+    return results, report
+
+
+def _evaluations(path: Path) -> list[tuple[int, dict]]:
+    """(iteration, {metric: percent}) of every evaluation that a training logged."""
+    rows = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if "bbox/AP" in row:
+            # A resumed run logs its last evaluation twice: the later one counts.
+            rows[row["iteration"] + 1] = {name: row[f"bbox/{name}"] for name in METRICS}
+    return sorted(rows.items())
+
+
+def _pretraining(output: Path) -> dict:
+    rows = [json.loads(line) for line in (output / "pretrain/metrics.jsonl").open()]
+    return [row for row in rows if "top1" in row][-1]
+
+
+def _draw_curves(curves: dict, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for arm, curve in curves.items():
+        iterations = [iteration for iteration, _ in curve]
+        for metric, style in (("AP50", "--"), ("AP", "-")):
+            values = [row[metric] for _, row in curve]
+            label = f"{arm}, {metric}"
+            axis.plot(iterations, values, style, marker="o", color=COLOURS[arm], label=label)
+    axis.set(xlabel="iterations of Faster R-CNN", ylabel="COCO AP, %", ylim=(0, 100))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_predictions(output: Path, path: Path, count: int = 4) -> None:
+    """A column a picture: ground truth above, then the predictions of each arm."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from PIL import Image
+
+    truth = json.loads((output / "digits/coco/annotations/val.json").read_text())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    # Evenly spread over the set, so that every photograph is met.
+    images = truth["images"][:: max(1, len(truth["images"]) // count)][:count]
+    rows = {"ground truth": truth["annotations"]}
+    for arm in ARMS:
+        found = json.loads((output / arm / "inference/coco_instances_results.json").read_text())
+        rows[arm] = [box for box in found if box["score"] >= SCORE]
+
+    figure = Figure(figsize=(2.6 * len(images), 2.7 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    for line, (title, boxes) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(title, fontsize=11)
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(Image.open(output / "digits/coco/val" / image["file_name"]))
+            axis.set(xticks=[], yticks=[])
+            for box in boxes:
+                if box["image_id"] == image["id"]:
+                    x, y, width, height = box["bbox"]
+                    colour = COLOURS.get(title, "#19b23c")
+                    axis.add_patch(
+                        Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=2)
+                    )
+                    score = f" {box['score']:.2f}" if "score" in box else ""
+                    axis.text(
+                        *(x, y - 2, names[box["category_id"]] + score),
+                        fontsize=8,
+                        color="white",
+                        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
+                    )
+    figure.savefig(path, dpi=110)
+
+
+def _page(results: dict, pretraining: dict, seconds: float) -> str:
+    head = "".join(f"<th>{metric}</th>" for metric in METRICS)
+    rows = "".join(
+        f"<tr><th>{html.escape(title)}</th>"
+        + "".join(f"<td>{results[arm][metric]:.1f}</td>" for metric in METRICS)
+        + "</tr>"
+        for arm, title in ARMS.items()
+    )
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>randwire_det: digits in the wild</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto }}
+img {{ max-width: 100% }} table {{ border-collapse: collapse }}
+th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right }}
+th:first-child {{ text-align: left }}
+</style>
+<h1>Digits in the wild</h1>
+<p>MNIST digits on photographs. Neither the digits nor the photographs below were seen in training.
+All of it took {seconds:.0f} s.</p>
+<h2>1. The wiring</h2><img src="wiring.png" alt="the random graphs of the network">
+<h2>2. Pretraining</h2>
+<p>Single digits: top-1 accuracy {pretraining["top1"]:.1f} % on the validation patches.</p>
+<h2>3. Detection</h2>
+<p>Faster R-CNN with FPN, the same schedule from the pretrained trunk and from random weights.
+COCO metrics by pycocotools, percent:</p>
+<table><tr><th></th>{head}</tr>{rows}</table>
+<img src="ap.png" alt="AP of both arms over training">
+<h2>4. Predictions</h2>
+<p>Scores from {SCORE} up.</p><img src="predictions.png" alt="ground truth and predictions">
+</html>
+"""
