@@ -125,10 +125,9 @@ class Tool(threading.Thread):
             for line in self.process.stdout:
                 file.write(line)
                 file.flush()
-                if "eta:" in line.lower() or "ETA " in line:
-                    self.progress(
-                        f"{self.name}: {line[line.find(']: ') + 1 :].strip(': ')}".strip()
-                    )
+                if " eta: " in line or ", ETA " in line:
+                    # Without the time and the logger's name in front.
+                    self.progress(f"{self.name}: {line.rpartition(']: ')[2].strip()}")
 
 
 class Progress:
@@ -171,13 +170,12 @@ def main():
         run_step(commands, output)
         print(f"  done in {time.monotonic() - start:.0f} s", flush=True)
     print(f"[{count}/{count}] write the report", flush=True)
-    seconds = time.monotonic() - began
-    results, report = write_report(output, seconds)
+    results, report = write_report(output)
     print(f"\n{'digits_val, after the same schedule':<44}{'AP':>8}{'AP50':>8}{'AP75':>8}")
     for arm, title in ARMS.items():
         row = [results[arm][metric] for metric in ("AP", "AP50", "AP75")]
         print(f"{title:<44}" + "".join(f"{value:>8.1f}" for value in row))
-    print(f"\n{seconds:.0f} s in all; report: {report}")
+    print(f"\n{time.monotonic() - began:.0f} s; report: {report}")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ COLOURS = {"pretrained": "#2f6fdb", "scratch": "#d63a3a"}
 SCORE = 0.5  # predictions below it are not drawn
 
 
-def write_report(output: Path, seconds: float) -> tuple[dict, Path]:
+def write_report(output: Path) -> tuple[dict, Path]:
     """Draw `ap.png` and `predictions.png` and write `report.html` into the demo's folder.
 
     Args:
         output: the folder with digits/, pretrained/ and scratch/ in it.
-        seconds: what the demo took.
 
     Returns:
         the last AP row of each arm, in percent, and the path of the report.
@@ -31,7 +30,7 @@ def write_report(output: Path, seconds: float) -> tuple[dict, Path]:
     _draw_curves(curves, output / "ap.png")
     _draw_predictions(output, output / "predictions.png")
     report = output / "report.html"
-    report.write_text(_page(results, _pretraining(output), seconds), encoding="utf-8")
+    report.write_text(_page(results, _pretraining(output)), encoding="utf-8")
     return results, report
 
 
@@ -107,7 +106,7 @@ def _draw_predictions(output: Path, path: Path, count: int = 4) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _page(results: dict, pretraining: dict, seconds: float) -> str:
+def _page(results: dict, pretraining: dict) -> str:
     head = "".join(f"<th>{metric}</th>" for metric in METRICS)
     rows = "".join(
         f"<tr><th>{html.escape(title)}</th>"
@@ -125,7 +124,7 @@ th:first-child {{ text-align: left }}
 </style>
 <h1>Digits in the wild</h1>
 <p>MNIST digits on photographs. Neither the digits nor the photographs below were seen in training.
-All of it took {seconds:.0f} s.</p>
+</p>
 <h2>1. The wiring</h2><img src="wiring.png" alt="the random graphs of the network">
 <h2>2. Pretraining</h2>
 <p>Single digits: top-1 accuracy {pretraining["top1"]:.1f} % on the validation patches.</p>
