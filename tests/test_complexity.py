@@ -1,19 +1,17 @@
 """The counts, against the real module, fvcore and the paper's Tables 2 and 3."""
 
-from collections import Counter
 from statistics import mean, stdev
 
 import pytest
 import torch
 from conftest import THETA, tiny_spec
+from counting import aggregation_macs, count
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from randwire_det import generate
 from randwire_det.complexity import complexity
 from randwire_det.errors import UserError
 from randwire_det.network import RandWire, RandWireClassifier
-
-EVERY_STAGE = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 def papers(regime, channels, seed):
@@ -22,23 +20,6 @@ def papers(regime, channels, seed):
 
 def num_params(module):
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def aggregation_macs(spec, image):
-    """One multiply-add per element and edge into a node of in-degree > 1, on the real shapes."""
-    maps = RandWire(spec, out_features=EVERY_STAGE).eval()(image)
-    total = 0
-    for stage in spec.stages:
-        if stage.dag is not None:
-            in_degrees = Counter(target for _, target in stage.dag.edges).values()
-            total += maps[stage.name].numel() * sum(degree for degree in in_degrees if degree > 1)
-    return total
-
-
-def count(analysis, module, image):
-    """What fvcore counts for convolutions and fc; BN is not in the paper's FLOPs."""
-    by_operator = analysis(module, image).unsupported_ops_warnings(False).by_operator()
-    return by_operator["conv"] + by_operator["linear"]
 
 
 @pytest.mark.parametrize("generator", THETA)

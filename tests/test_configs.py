@@ -3,9 +3,11 @@
 import pytest
 import torch
 from conftest import REPO
+from counting import aggregation_macs, count
 from detection_helpers import one_input, parameters_without_gradient
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 import pretrain.config
 from pretrain import recipe
@@ -87,13 +89,16 @@ def test_the_1x_schedule_is_detectron2s():
 
 @pytest.mark.parametrize("name", [name for name in PRETRAINING if name != "base.yaml"])
 def test_classifier_is_the_one_that_is_counted(name):
+    """Parameters by the module, multiply-adds and activations by fvcore, on smaller images."""
     cfg = pretraining_config(name)
     pretrain.config.check(cfg)
-    spec = spec_from_config(cfg.MODEL)
-    with torch.device("meta"):
-        model = recipe.build_model(cfg, spec, 1000)
-    counted = complexity(spec, cfg.INPUT.SIZE, 1000, cfg.MODEL.HEAD_CHANNELS)
-    assert sum(parameter.numel() for parameter in model.parameters()) == counted.params
+    spec, image = spec_from_config(cfg.MODEL), torch.randn(1, 3, 64, 64)
+    model = recipe.build_model(cfg, spec, 1000).eval()
+    counted = complexity(spec, 64, 1000, cfg.MODEL.HEAD_CHANNELS)
+    assert counted.params == sum(parameter.numel() for parameter in model.parameters())
+    conv_and_fc = count(FlopCountAnalysis, model, image)
+    assert counted.macs == conv_and_fc + aggregation_macs(spec, image)
+    assert counted.activations == count(ActivationCountAnalysis, model, image)
 
 
 @pytest.mark.parametrize("name", [*DETECTION, *(f"pretrain/{name}" for name in PRETRAINING)])

@@ -203,9 +203,3 @@ def test_unsafe_yaml_is_refused_and_not_run(tmp_path):
     done = run_tool("train_net.py", "--config-file", config)
     refused(done, 2, config)
     assert not (tmp_path / "boom").exists()
-
-
-def test_help_states_defaults_and_an_example():
-    text = run_tool("train_net.py", "--help").stdout
-    assert "(default: 1)" in text
-    assert "faster_rcnn_randwire_c109.yaml --num-gpus 8" in text
