@@ -81,8 +81,24 @@ class Preprocessing:
 
 
 def write_atomically(path: str | Path, data: dict) -> None:
-    """torch.save to a temporary file beside `path`, sync, rename: a kill leaves the old file."""
-    path = Path(path)
+    """torch.save to a temporary file beside `path`, sync, rename: a kill leaves the old file.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to; the old file is as it was.
+    """
+    try:
+        _write(Path(path), data)
+    except (OSError, RuntimeError) as error:
+        # torch trips over its own writer after the real error, which stays the context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(
+            f"{path} could not be written: {cause.strerror}; what stood there before is as it was"
+        ) from None
+
+
+def _write(path: Path, data: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:

@@ -12,7 +12,10 @@ from .spec import NetworkSpec
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; a UserError becomes one line on stderr and its exit status."""
+    """Run a command; a user's mistake becomes one line on stderr and an exit status.
+
+    So does what the system refuses: a full disk, a folder that may not be written to.
+    """
     try:
         main()
         sys.stdout.flush()
@@ -24,6 +27,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
