@@ -82,7 +82,7 @@ class Metrics:
 def _iteration(line: str) -> int:
     try:
         return json.loads(line)["iteration"]
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, KeyError, TypeError):
         return 0
 
 

@@ -18,8 +18,10 @@ elsewhere cannot run code. Layout (version 1):
 import os
 import pickle
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -28,6 +30,7 @@ from .spec import NetworkSpec
 
 FORMAT = "randwire_det"
 VERSION = 1
+KINDS = ("classifier", "detector")
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,33 @@ class Preprocessing:
 
 
 def write_atomically(path: str | Path, data: dict) -> None:
-    """torch.save to a temporary file beside `path`, sync, rename: a kill leaves the old file.
+    """torch.save that leaves the old file or the whole new one, and one that can be loaded."""
+
+    def check(temporary: str) -> None:
+        # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
+        # load; mapped, this reads the structure and no tensor.
+        torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+
+    replace_file(path, lambda file: torch.save(data, file), check)
+
+
+def replace_file(
+    path: str | Path,
+    write: Callable[[BinaryIO], object],
+    check: Callable[[str], object] = lambda temporary: None,
+) -> None:
+    """Write a temporary file beside `path`, sync and check it, rename it to `path`.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to; the old file is as it was.
     """
     try:
-        _write(Path(path), data)
+        _replace_file(Path(path), write, check)
     except (OSError, RuntimeError) as error:
         # torch trips over its own writer after the real error, which stays the context.
         cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         if not isinstance(cause, OSError):
             raise
         raise UserError(
@@ -98,17 +118,15 @@ def write_atomically(path: str | Path, data: dict) -> None:
         ) from None
 
 
-def _write(path: Path, data: dict) -> None:
+def _replace_file(path: Path, write, check) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(data, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
-        # load; mapped, this reads the structure and no tensor.
-        torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+        check(temporary)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
         os.replace(temporary, path)
     except BaseException:
@@ -163,15 +181,21 @@ def load_checkpoint(path: str | Path) -> dict:
     data = read_plain(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(
-            f"{path} is no randwire_det checkpoint: it carries no network spec, so nothing can"
-            " tell whether its weights fit; expected a file of pretrain_imagenet.py or train_net.py"
+            f"{path} is no randwire_det checkpoint: it carries no network spec; expected a file of"
+            " pretrain_imagenet.py or train_net.py (one that detectron2's own checkpointer wrote"
+            " loads with that checkpointer)"
         )
     if data.get("version") != VERSION:
         raise UserError(
             f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
             f" version {VERSION}"
         )
-    if not isinstance(data.get("model"), dict):
+    if data.get("kind") not in KINDS:
+        raise UserError(f"{path}: kind {data.get('kind')!r}, expected one of {', '.join(KINDS)}")
+    model = data.get("model")
+    if not isinstance(model, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in model.items()
+    ):
         raise UserError(f"{path}: its model is no state dict; the file is damaged")
     for key, read in (("spec", NetworkSpec.from_dict), ("preprocessing", Preprocessing.from_dict)):
         try:
@@ -195,6 +219,8 @@ def read_plain(path: str | Path):
         ) from None
     except Exception as error:  # on broken bytes the unpickler may raise anything at all
         reason = str(error).partition(". ")[0] or "it ends too early"
+        if isinstance(error, KeyError):  # all it says is a byte that is no opcode
+            reason = "no torch file"
         raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
 
 

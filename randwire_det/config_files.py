@@ -85,6 +85,8 @@ def _load(cfg: CfgNode, path: str, above: tuple[str, ...]) -> dict:
         if not isinstance(base, str):
             raise UsageError(f"{path}: {BASE_KEY} {base!r}, expected the path of a config file")
         base_path = os.path.normpath(Path(path).parent / Path(base).expanduser())
+        if not Path(base_path).exists() and (SHIPPED / base).is_file():
+            base_path = str(SHIPPED / base)  # so that a config of one's own can build on these
         if base_path in (*above, os.path.normpath(path)):
             raise UsageError(f"{path}: {BASE_KEY} {base} leads back to a file that it is a base of")
         _override(merged, _load(cfg, base_path, (*above, os.path.normpath(path))), path)

@@ -5,6 +5,7 @@ Colours as in Figure 4 of the paper: blue nodes take the stage's input, red ones
 
 from pathlib import Path
 
+from .errors import UserError
 from .graphs import Dag
 from .spec import NetworkSpec
 
@@ -17,7 +18,12 @@ def draw_network(spec: NetworkSpec, path: str | Path, input_size: int = 224) -> 
     Args:
         path: the file; its suffix chooses the format (.png, .svg, .pdf).
         input_size: height and width of the image that the network is fed, in pixels.
+
+    Raises:
+        UserError: an input size below 1.
     """
+    if input_size < 1:
+        raise UserError(f"input size {input_size}: expected a whole number of pixels >= 1")
     from matplotlib.figure import Figure  # only pictures need it, and no window
 
     widths = [1.0 if stage.dag is None else 3.0 for stage in spec.stages]

@@ -14,8 +14,8 @@ from pretrain import recipe
 from randwire_det.complexity import complexity
 from randwire_det.config_files import SHIPPED, config_path, merge_config
 from randwire_det.detection import add_randwire_config
+from randwire_det.detection.checkpointer import preprocessing_from_config
 from randwire_det.detection.datasets import add_coco_datasets_config
-from randwire_det.detection.trainer import preprocessing_from_config
 from randwire_det.spec_config import spec_from_config
 
 DETECTION = sorted(path.name for path in SHIPPED.glob("*.yaml"))
@@ -99,6 +99,13 @@ def test_classifier_is_the_one_that_is_counted(name):
     conv_and_fc = count(FlopCountAnalysis, model, image)
     assert counted.macs == conv_and_fc + aggregation_macs(spec, image)
     assert counted.activations == count(ActivationCountAnalysis, model, image)
+
+
+def test_a_config_of_ones_own_builds_on_a_shipped_one(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text('_BASE_: "faster_rcnn_randwire_c154.yaml"\nMODEL: {RANDWIRE: {SEED: 4}}\n')
+    node = detection_config(str(mine)).MODEL.RANDWIRE
+    assert (node.CHANNELS, node.SEED) == (154, 4)
 
 
 @pytest.mark.parametrize("name", [*DETECTION, *(f"pretrain/{name}" for name in PRETRAINING)])

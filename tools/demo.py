@@ -153,10 +153,13 @@ class Progress:
 
 def main():
     parser = cli.parser(__doc__, "python tools/demo.py --output output/demo")
-    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="where it goes")
+    parser.add_argument(
+        "--output", type=Path, help="where it goes (default: output/demo, quick: output/demo_quick)"
+    )
     parser.add_argument("--quick", action="store_true", help="a minute's check that all steps run")
     args = parser.parse_args()
-    output, began = args.output, time.monotonic()
+    output = args.output or Path("output/demo_quick" if args.quick else "output/demo")
+    began = time.monotonic()
     todo = steps(output)
     count = len(todo) + 1
     print(f"Digits in the wild, in {count} steps: minutes on two CPU cores. All of it goes to")

@@ -14,14 +14,11 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from randwire_det import UsageError, cli
+from randwire_det import UsageError, UserError, cli
 from randwire_det.config_files import config_path, merge_config
 from randwire_det.detection import add_randwire_config
-from randwire_det.detection.datasets import (
-    add_coco_datasets_config,
-    check_datasets,
-    register_coco_datasets,
-)
+from randwire_det.detection.checks import check_run
+from randwire_det.detection.datasets import add_coco_datasets_config, register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer
 
 EXAMPLE = """example:
@@ -36,33 +33,28 @@ def build_config(args):
     add_randwire_config(cfg)
     add_coco_datasets_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
-    if args.eval_only and not args.resume and not cfg.MODEL.WEIGHTS:
-        raise UsageError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume")
-    if args.num_gpus > 1 and torch.cuda.device_count() < args.num_gpus:
-        raise UsageError(
-            f"--num-gpus {args.num_gpus}: {torch.cuda.device_count()} CUDA devices are visible"
-        )
+    gpus, visible = args.num_gpus, torch.cuda.device_count()
+    if gpus < 1 or visible < gpus * (gpus > 1 or args.num_machines > 1):
+        raise UsageError(f"--num-gpus {gpus} a machine: {visible} CUDA devices are visible")
     cfg.MODEL.DEVICE = cli.choose_device(cfg.MODEL.DEVICE, logger)
     cfg.freeze()
     return cfg
 
 
 def main(args, cfg):
+    register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    weights = check_run(cfg, resume=args.resume, eval_only=args.eval_only)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="randwire_det")
-    register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    check_datasets([*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
     torch.set_flush_denormal(True)  # arithmetic on denormals is ten times slower on a CPU
 
     if args.eval_only:
         model = RandWireTrainer.build_model(cfg)
-        checkpointer = build_checkpointer(cfg, model)
-        resume = args.resume and checkpointer.has_checkpoint()
-        checkpointer.load(checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS)
+        build_checkpointer(cfg, model).load(weights)
         return RandWireTrainer.test(cfg, model)
 
     trainer = RandWireTrainer(cfg)
-    if not cfg.MODEL.WEIGHTS and not (args.resume and trainer.checkpointer.has_checkpoint()):
+    if not weights:
         logger.warning(
             "MODEL.WEIGHTS is empty: training starts from random weights. NORM"
             f" {cfg.MODEL.RANDWIRE.NORM} and FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} then apply"
@@ -70,7 +62,13 @@ def main(args, cfg):
         )
     trainer.resume_or_load(resume=args.resume)
     logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
-    return trainer.train()
+    try:
+        return trainer.train()
+    except FloatingPointError:
+        raise UserError(
+            f"training diverged after iteration {trainer.iter}: lower SOLVER.BASE_LR"
+            f" {cfg.SOLVER.BASE_LR}; the checkpoints in {cfg.OUTPUT_DIR} are as they were"
+        ) from None
 
 
 def run():

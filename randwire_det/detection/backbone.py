@@ -112,6 +112,12 @@ def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) 
             f"MODEL.FPN.IN_FEATURES {read} and MODEL.RANDWIRE.OUT_FEATURES {put_out}: expected the"
             " same features, or IN_FEATURES without some of the shallow ones"
         )
+    strides = [bottom_up.output_shape()[name].stride for name in read]
+    if strides != [strides[0] * 2**level for level in range(len(strides))]:
+        raise UsageError(
+            f"MODEL.FPN.IN_FEATURES {read} have strides {strides}: expected neighbouring stages,"
+            " each of twice the stride before it"
+        )
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

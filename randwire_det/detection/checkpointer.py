@@ -1,13 +1,19 @@
 """detectron2's checkpointer, which refuses what does not fit and never leaves half a file."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint import FORMAT, Preprocessing, load_checkpoint, save_checkpoint
+from ..checkpoint import (
+    FORMAT,
+    Preprocessing,
+    load_checkpoint,
+    replace_file,
+    save_checkpoint,
+)
 from ..errors import UserError
 from ..network import RandWire
 from ..spec_config import check_same_spec
@@ -72,9 +78,8 @@ class RandWireCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         # fvcore truncates the file first: a kill at that moment would lose the run's trace.
-        with tempfile.NamedTemporaryFile("w", dir=self.save_dir, delete=False) as file:
-            file.write(last_filename_basename)
-        os.replace(file.name, Path(self.save_dir) / "last_checkpoint")
+        text = last_filename_basename.encode()
+        replace_file(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(text))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         if path and "://" not in path and not os.path.isfile(path):
@@ -144,6 +149,16 @@ class RandWireCheckpointer(DetectionCheckpointer):
                     f"{filename} was trained with BN, but this model's {name.rpartition('.')[0]}"
                     " keeps no BN statistics; set MODEL.RANDWIRE.NORM to FrozenBN, BN or SyncBN"
                 )
+
+
+def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
+    """What a detection config does to an image; its input size is that of tests."""
+    return Preprocessing(
+        channel_order=cfg.INPUT.FORMAT,
+        mean=tuple(cfg.MODEL.PIXEL_MEAN),
+        std=tuple(cfg.MODEL.PIXEL_STD),
+        input_size=cfg.INPUT.MIN_SIZE_TEST,
+    )
 
 
 def check_same_preprocessing(theirs: Preprocessing, ours: Preprocessing, filename: str) -> None:

@@ -29,7 +29,8 @@ def register_coco_datasets(cfg: CfgNode, root: str) -> None:
         UserError: a row that is no triple of strings, or a JSON that is missing or broken.
     """
     for row in cfg.DATASETS.COCO:
-        if len(row) != 3 or not all(isinstance(item, str) for item in row):
+        triple = isinstance(row, list | tuple) and len(row) == 3
+        if not triple or not all(isinstance(item, str) for item in row):
             raise UsageError(
                 f"DATASETS.COCO {row!r}: expected [name, annotation file, image folder]"
             )

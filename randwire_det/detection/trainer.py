@@ -9,8 +9,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 from torch import nn
 
-from ..checkpoint import Preprocessing
-from .checkpointer import RandWireCheckpointer
+from .checkpointer import RandWireCheckpointer, preprocessing_from_config
 
 
 class RandWireTrainer(DefaultTrainer):
@@ -46,14 +45,4 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables) -> Ran
         preprocessing=preprocessing_from_config(cfg),
         classes=MetadataCatalog.get(datasets[0]).get("thing_classes") if datasets else None,
         **checkpointables,
-    )
-
-
-def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
-    """What a detection config does to an image; its input size is that of tests."""
-    return Preprocessing(
-        channel_order=cfg.INPUT.FORMAT,
-        mean=tuple(cfg.MODEL.PIXEL_MEAN),
-        std=tuple(cfg.MODEL.PIXEL_STD),
-        input_size=cfg.INPUT.MIN_SIZE_TEST,
     )

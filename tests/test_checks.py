@@ -1,0 +1,102 @@
+"""What train_net refuses before it writes: the run that OUTPUT_DIR holds stays as it was."""
+
+import pytest
+from detection_helpers import tiny_config, tiny_detector
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from randwire_det import UsageError, UserError
+from randwire_det.detection.checkpointer import RandWireCheckpointer
+from randwire_det.detection.checks import check_run
+from randwire_det.detection.trainer import build_checkpointer
+
+
+@pytest.fixture
+def dataset():
+    """A registered data set of three classes without files, as a user's own loader makes it."""
+    name = "three_classes"
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(thing_classes=["a", "b", "c"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def config(dataset, output, **changes):
+    names = {"DATASETS.TRAIN": f"('{dataset}',)", "DATASETS.TEST": f"('{dataset}',)"}
+    return tiny_config(**names | {"OUTPUT_DIR": output} | changes)
+
+
+def saved(cfg) -> RandWireCheckpointer:
+    checkpointer = build_checkpointer(cfg, tiny_detector())
+    checkpointer.save("model_0000001")
+    return checkpointer
+
+
+def test_a_run_starts_from_its_weights_or_goes_on_from_its_checkpoint(dataset, tmp_path):
+    fresh = config(dataset, tmp_path / "new")
+    assert check_run(fresh, resume=True, eval_only=False) == ""
+    saved(config(dataset, tmp_path))
+    path = str(tmp_path / "model_0000001.pth")
+    weights = {"MODEL.WEIGHTS": path}
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=True) == path
+    assert check_run(config(dataset, tmp_path), resume=False, eval_only=False) == ""
+    new = config(dataset, tmp_path / "new", **weights)
+    assert check_run(new, resume=True, eval_only=False) == path
+
+
+def test_nothing_to_evaluate_is_refused_and_not_made_up(dataset, tmp_path):
+    """detectron2 would evaluate random weights and print their AP."""
+    with pytest.raises(UsageError, match=f"OUTPUT_DIR {tmp_path} holds no checkpoint"):
+        check_run(config(dataset, tmp_path), resume=True, eval_only=True)
+    with pytest.raises(UsageError, match=r"set MODEL\.WEIGHTS"):
+        check_run(config(dataset, tmp_path), resume=False, eval_only=True)
+
+
+@pytest.mark.parametrize("content", ["gone.pth", "", "\n"])
+def test_a_broken_last_checkpoint_is_named(dataset, tmp_path, content):
+    (tmp_path / "last_checkpoint").write_text(content)
+    with pytest.raises(UserError, match=r"last_checkpoint names .* leave out --resume"):
+        check_run(config(dataset, tmp_path), resume=True, eval_only=False)
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(dataset, tmp_path):
+    saved(config(dataset, tmp_path / "old"))
+    output = tmp_path / "new"
+    for change in ({"MODEL.RANDWIRE.SEED": 2}, {"INPUT.FORMAT": "BGR"}):
+        weights = {"MODEL.WEIGHTS": tmp_path / "old/model_0000001.pth"}
+        with pytest.raises(UserError, match=next(iter(change))):
+            check_run(config(dataset, output, **weights, **change), resume=False, eval_only=False)
+    assert not output.exists()
+
+
+def test_an_output_dir_that_is_a_file_is_named(dataset, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UserError, match=f"OUTPUT_DIR {output}"):
+            check_run(config(dataset, output), resume=False, eval_only=False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_more_classes_than_outputs_are_refused_and_fewer_are_told(dataset, tmp_path, caplog):
+    fewer = {"MODEL.ROI_HEADS.NUM_CLASSES": 2}
+    with pytest.raises(UsageError, match=r"NUM_CLASSES 2, .* 3 classes; set .*NUM_CLASSES 3"):
+        check_run(config(dataset, tmp_path, **fewer), resume=False, eval_only=False)
+    more = {"MODEL.ROI_HEADS.NUM_CLASSES": 9}
+    check_run(config(dataset, tmp_path, **more), resume=False, eval_only=False)
+    assert "NUM_CLASSES 9" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "eval_only"),
+    [
+        ({"SOLVER.MAX_ITER": 0}, False),
+        ({"SOLVER.IMS_PER_BATCH": -1}, False),
+        ({"SOLVER.CHECKPOINT_PERIOD": 0}, False),
+        ({"SOLVER.BASE_LR": -0.1}, False),
+        ({"DATASETS.TRAIN": "()"}, False),
+        ({"DATASETS.TEST": "()"}, True),
+    ],
+)
+def test_values_that_would_fail_late_are_named(dataset, tmp_path, change, eval_only):
+    with pytest.raises(UsageError, match=next(iter(change))):
+        check_run(config(dataset, tmp_path, **change), resume=False, eval_only=eval_only)
