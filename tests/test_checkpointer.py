@@ -190,3 +190,8 @@ def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
         "last_checkpoint",
         "model_final.pth",
     ]
+
+
+def test_a_model_without_a_randwire_trunk_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"0 RandWire trunks.*MODEL\.BACKBONE\.NAME"):
+        checkpointer_of(tmp_path, torch.nn.Conv2d(3, 3, 1))

@@ -34,8 +34,8 @@ class RandWireCheckpointer(DetectionCheckpointer):
         checkpointables: as in detectron2.
 
     Raises:
-        UserError: on loading, a file that is missing, damaged, of another network, another
-            preprocessing or another kind of normalisation.
+        UserError: a model without a RandWire trunk; on loading, a file that is missing, damaged, of
+            another network, another preprocessing or another kind of normalisation.
     """
 
     def __init__(
@@ -56,7 +56,11 @@ class RandWireCheckpointer(DetectionCheckpointer):
             for name, module in self.model.named_modules()
             if isinstance(module, RandWire)
         ]
-        assert len(trunks) == 1, f"expected one RandWire trunk in the model, found {len(trunks)}"
+        if len(trunks) != 1:
+            raise UserError(
+                f"the model holds {len(trunks)} RandWire trunks, expected one; is"
+                " MODEL.BACKBONE.NAME one of randwire_det's builders?"
+            )
         self.trunk_name, self.trunk = trunks[0]
 
     def save(self, name: str, **kwargs) -> None:
