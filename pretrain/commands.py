@@ -6,7 +6,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from randwire_det import cli
-from randwire_det.checkpoint import load_checkpoint
+from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint
 from randwire_det.complexity import complexity
 from randwire_det.errors import UsageError, UserError
 from randwire_det.spec_config import spec_from_config
@@ -73,7 +73,9 @@ def evaluate_only(cfg: CfgNode, *, resuming: bool = False) -> dict[str, float]:
     spec, preprocessing = spec_from_config(cfg.MODEL), recipe.preprocessing_from_cfg(cfg)
     checkpoint = load_checkpoint(path)
     resume.check_same_network(path, checkpoint, spec)
-    resume.check_same_input(path, checkpoint["preprocessing"], preprocessing)
+    check_same_preprocessing(
+        checkpoint["preprocessing"], preprocessing, path, recipe.PREPROCESSING_KEYS
+    )
     val_data = data.val_set(cfg)
     val_folder = str(Path(cfg.DATA.ROOT) / "val")
     data.check_same_classes(str(path), checkpoint["classes"] or [], val_folder, val_data.classes)

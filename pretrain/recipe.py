@@ -16,6 +16,13 @@ from randwire_det.network import RandWireClassifier
 from randwire_det.spec import NetworkSpec
 
 REFERENCE_BATCH = 256  # the batch that SOLVER.BASE_LR is given for, as in [11]
+# The size is left out: a network may be tested at another one, as in the paper's Table 4.
+PREPROCESSING_KEYS = {
+    "channel_order": "INPUT.*",
+    "mean": "INPUT.MEAN",
+    "std": "INPUT.STD",
+    "interpolation": "INPUT.*",
+}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 

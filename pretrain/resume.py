@@ -6,7 +6,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from randwire_det.checkpoint import Preprocessing, load_checkpoint
+from randwire_det.checkpoint import load_checkpoint
 from randwire_det.errors import UsageError, UserError
 from randwire_det.spec import NetworkSpec
 from randwire_det.spec_config import check_same_spec
@@ -82,19 +82,6 @@ def check_same_network(path: Path, checkpoint: dict, spec: NetworkSpec) -> None:
     if checkpoint["kind"] != "classifier":
         raise UserError(f"{path}: holds a {checkpoint['kind']}, expected a classifier")
     check_same_spec(checkpoint["spec"], spec, str(path), "MODEL")
-
-
-def check_same_input(path: Path, theirs: Preprocessing, ours: Preprocessing) -> None:
-    """Raises UserError where test images would look other to the network than in training.
-
-    The size is left out: a network may be tested at another one, as in the paper's Table 4.
-    """
-    for name in ("channel_order", "mean", "std", "interpolation"):
-        then, now = getattr(theirs, name), getattr(ours, name)
-        if then != now:
-            raise UserError(
-                f"{path} was trained with {name} {then}, the config says {now}: change INPUT.*"
-            )
 
 
 def load_weights(path: Path, checkpoint: dict, model: torch.nn.Module) -> None:

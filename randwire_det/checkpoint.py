@@ -83,6 +83,28 @@ class Preprocessing:
         return cls(**plain | {name: tuple(values) for name, values in triples.items()})
 
 
+def check_same_preprocessing(
+    theirs: Preprocessing, ours: Preprocessing, path: str | Path, keys: dict[str, str]
+) -> None:
+    """Refuse weights that were trained on images prepared in another way.
+
+    Args:
+        theirs: of the checkpoint at `path`.
+        ours: of the config.
+        keys: the fields to compare, and the config key that sets each.
+
+    Raises:
+        UserError: a field differs; names both values and the key to change.
+    """
+    for field, key in keys.items():
+        wanted, given = getattr(theirs, field), getattr(ours, field)
+        if wanted != given:
+            raise UserError(
+                f"{path} was trained with {field} {wanted}, but the config has {given};"
+                f' set {key} to "{wanted}"'
+            )
+
+
 def write_atomically(path: str | Path, data: dict) -> None:
     """torch.save that leaves the old file or the whole new one, and one that can be loaded."""
 

@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..checkpoint import (
-    FORMAT,
     Preprocessing,
+    check_same_preprocessing,
     load_checkpoint,
     replace_file,
     save_checkpoint,
@@ -17,6 +17,13 @@ from ..checkpoint import (
 from ..errors import UserError
 from ..network import RandWire
 from ..spec_config import check_same_spec
+
+# What of `Preprocessing` a detection config sets; its image size is the detector's own.
+PREPROCESSING_KEYS = {
+    "channel_order": "INPUT.FORMAT",
+    "mean": "MODEL.PIXEL_MEAN",
+    "std": "MODEL.PIXEL_STD",
+}
 
 
 class RandWireCheckpointer(DetectionCheckpointer):
@@ -94,7 +101,9 @@ class RandWireCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         data = load_checkpoint(filename)
         check_same_spec(data["spec"], self.trunk.spec, filename, "MODEL.RANDWIRE")
-        check_same_preprocessing(data["preprocessing"], self.preprocessing, filename)
+        check_same_preprocessing(
+            data["preprocessing"], self.preprocessing, filename, PREPROCESSING_KEYS
+        )
         if data["kind"] == "classifier" and self.whole:
             raise UserError(
                 f"{filename} is a classifier, not a detector: it can start a training as"
@@ -105,7 +114,6 @@ class RandWireCheckpointer(DetectionCheckpointer):
         return data
 
     def _load_model(self, checkpoint: dict) -> None:
-        assert checkpoint["format"] == FORMAT
         filename, theirs = checkpoint.pop("filename"), checkpoint.pop("model")
         if checkpoint["kind"] == "classifier":
             left_out = [name for name in theirs if name.startswith("head.")]
@@ -163,25 +171,3 @@ def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
         std=tuple(cfg.MODEL.PIXEL_STD),
         input_size=cfg.INPUT.MIN_SIZE_TEST,
     )
-
-
-def check_same_preprocessing(theirs: Preprocessing, ours: Preprocessing, filename: str) -> None:
-    """Refuse weights that were trained on images prepared in another way.
-
-    Raises:
-        UserError: channel order, mean or std differ; names both and the keys to change.
-    """
-    keys = {
-        "channel_order": "INPUT.FORMAT",
-        "mean": "MODEL.PIXEL_MEAN",
-        "std": "MODEL.PIXEL_STD",
-    }
-    for field, key in keys.items():
-        wanted, given = getattr(theirs, field), getattr(ours, field)
-        if wanted != given:
-            value = wanted if isinstance(wanted, str) else list(wanted)
-            raise UserError(
-                f"{filename} was trained with {field} {value}, but the config has"
-                f" {given if isinstance(given, str) else list(given)}; set {key} to"
-                f' "{value}"'
-            )

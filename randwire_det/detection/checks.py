@@ -6,10 +6,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import check_same_preprocessing, load_checkpoint
 from ..errors import UsageError, UserError
 from ..spec_config import check_same_spec, spec_from_config
-from .checkpointer import check_same_preprocessing, preprocessing_from_config
+from .checkpointer import PREPROCESSING_KEYS, preprocessing_from_config
 from .datasets import check_datasets
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
         check_same_spec(
             weights["spec"], spec_from_config(cfg.MODEL.RANDWIRE), path, "MODEL.RANDWIRE"
         )
-        check_same_preprocessing(weights["preprocessing"], preprocessing_from_config(cfg), path)
+        ours = preprocessing_from_config(cfg)
+        check_same_preprocessing(weights["preprocessing"], ours, path, PREPROCESSING_KEYS)
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
