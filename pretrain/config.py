@@ -11,15 +11,24 @@ def get_cfg() -> CfgNode:
     cfg = CfgNode()
 
     cfg.MODEL = CfgNode()
+    # randwire, or one of torchvision's ResNets as a baseline: resnet50, resnext50_32x4d, ...
+    cfg.MODEL.NAME = "randwire"
+    cfg.MODEL.WIDTH = 1.0  # of a baseline: its channels, as a multiple of torchvision's
     add_spec_config(cfg.MODEL)
     cfg.MODEL.HEAD_CHANNELS = 1280  # of the 1x1 convolution in the classifier's head
     cfg.MODEL.DROPOUT = 0.0  # before fc; 0.2 in the paper's regular regime
+    # For each mini-batch, the chance that one edge into a node with several is left out; 0.1 in the
+    # paper's regular regime.
+    cfg.MODEL.EDGE_DROP = 0.0
+    cfg.MODEL.SYNC_BN = False  # batch statistics over all processes; needs CUDA
     cfg.MODEL.WEIGHTS = ""  # the checkpoint that --eval-only evaluates
 
     cfg.INPUT = CfgNode()
     cfg.INPUT.SIZE = 224  # height and width in training, pixels
     cfg.INPUT.MIN_SCALE = 0.08  # a training crop covers this share of the image's area, or more
     cfg.INPUT.FLIP = True  # mirror half of the training images
+    cfg.INPUT.TRIVIAL_AUGMENT = False  # torchvision's TrivialAugmentWide, after crop and flip
+    cfg.INPUT.RANDOM_ERASE = 0.0  # chance of torchvision's RandomErasing, filled with MEAN
     cfg.INPUT.TEST_RESIZE = 256  # the shorter side of a test image, before the centre crop
     cfg.INPUT.TEST_SIZE = None  # the centre crop; None means SIZE (Table 4 tests with 320)
     cfg.INPUT.MEAN = [123.675, 116.28, 103.53]  # per channel, in the order RGB, scale 0..255
@@ -27,17 +36,28 @@ def get_cfg() -> CfgNode:
 
     cfg.DATA = CfgNode()
     cfg.DATA.ROOT = "datasets/imagenet"  # holds {train,val}/<class>/<image>
-    cfg.DATA.NUM_WORKERS = 4  # processes that read images; 0 reads in the main process
+    cfg.DATA.NUM_WORKERS = 4  # that read images, for each process of the training; 0: it reads them
+    cfg.DATA.PREFETCH = 2  # batches that each worker keeps ready
+    cfg.DATA.ON_BAD_IMAGE = "raise"  # or "skip": train on the next image instead, test without it
+    # Where lists of the images are kept, so that a start need not go through all folders again.
+    cfg.DATA.INDEX_DIR = "~/.cache/randwire_det"
 
     cfg.SOLVER = CfgNode()
     cfg.SOLVER.EPOCHS = 100
-    cfg.SOLVER.BATCH_SIZE = 256
+    cfg.SOLVER.BATCH_SIZE = 256  # of a step, over all processes and ACCUMULATE parts
+    cfg.SOLVER.ACCUMULATE = 1  # parts a process does its share of the batch in, to save memory
     cfg.SOLVER.BASE_LR = 0.1  # for 256 images; scales linearly with BATCH_SIZE, as in [11]
-    cfg.SOLVER.WARMUP_EPOCHS = 5  # from 0 to the scaled learning rate; in [11] from the unscaled
+    cfg.SOLVER.WARMUP_EPOCHS = 5  # from WARMUP_LR, in even steps, to the scaled learning rate
+    cfg.SOLVER.WARMUP_LR = 0.0  # in [11] it is BASE_LR: at 256 images there is no warm-up
     cfg.SOLVER.MOMENTUM = 0.9
     cfg.SOLVER.NESTEROV = True  # the paper does not say; [11], whose details it takes over, does
     cfg.SOLVER.WEIGHT_DECAY = 5e-5  # not on norm layers, as in [11], nor on aggregation weights
     cfg.SOLVER.LABEL_SMOOTHING = 0.1
+    # alpha of torchvision's MixUp and CutMix; with both, one of them by lot for each batch. 0: off
+    cfg.SOLVER.MIXUP = 0.0
+    cfg.SOLVER.CUTMIX = 0.0
+    cfg.SOLVER.EMA_DECAY = 0.0  # a step; above 0 the average of the weights is tested and kept, too
+    cfg.SOLVER.AMP = "none"  # or "bf16", "fp16": autocast around forward and loss
 
     cfg.TEST = CfgNode()
     cfg.TEST.PERIOD = 1  # epochs between evaluations; the last epoch always ends with one
@@ -45,30 +65,46 @@ def get_cfg() -> CfgNode:
     cfg.SEED = 0  # of initial weights, order, augmentation and dropout; not of the wiring
     cfg.DEVICE = "cuda"  # or "cpu"; the CPU where there is no CUDA device
     cfg.OUTPUT_DIR = "output/pretrain"
+    cfg.COMPILE = False  # torch.compile
     cfg.LOG_PERIOD = 50  # iterations
-    cfg.CHECKPOINT_PERIOD = 1  # epochs
+    cfg.CHECKPOINT_PERIOD = 1.0  # epochs; 0.1 is ten times an epoch
+    cfg.CHECKPOINTS_KEPT = 2  # the newest ones; model_best.pth and model_final.pth stay anyway
     return cfg
 
 
 # key: (lowest, highest or None); what the generator and Dropout check themselves is not here.
 _RANGES = {
+    "MODEL.WIDTH": (1 / 64, None),
     "MODEL.HEAD_CHANNELS": (1, None),
     "MODEL.DROPOUT": (0, 1),
+    "MODEL.EDGE_DROP": (0, 1),
     "INPUT.SIZE": (1, None),
     "INPUT.MIN_SCALE": (0, 1),
+    "INPUT.RANDOM_ERASE": (0, 1),
     "INPUT.TEST_RESIZE": (1, None),
     "DATA.NUM_WORKERS": (0, None),
+    "DATA.PREFETCH": (1, None),
     "SOLVER.EPOCHS": (1, None),
     "SOLVER.BATCH_SIZE": (2, None),  # batch normalisation compares images
+    "SOLVER.ACCUMULATE": (1, None),
     "SOLVER.BASE_LR": (0, None),
     "SOLVER.WARMUP_EPOCHS": (0, None),
+    "SOLVER.WARMUP_LR": (0, None),
     "SOLVER.MOMENTUM": (0, 1),
     "SOLVER.WEIGHT_DECAY": (0, None),
     "SOLVER.LABEL_SMOOTHING": (0, 1),
+    "SOLVER.MIXUP": (0, None),
+    "SOLVER.CUTMIX": (0, None),
+    "SOLVER.EMA_DECAY": (0, 1),
     "TEST.PERIOD": (1, None),
     "SEED": (0, None),
     "LOG_PERIOD": (1, None),
-    "CHECKPOINT_PERIOD": (1, None),
+    "CHECKPOINT_PERIOD": (0, None),
+    "CHECKPOINTS_KEPT": (1, None),
+}
+_CHOICES = {
+    "DATA.ON_BAD_IMAGE": ("raise", "skip"),
+    "SOLVER.AMP": ("none", "bf16", "fp16"),
 }
 
 
@@ -98,6 +134,9 @@ def check(cfg: CfgNode) -> None:
         if not (low <= flat[key] and (high is None or flat[key] <= high)):
             expected = f">= {low}" if high is None else f"from {low} to {high}"
             raise UsageError(f"{key} {flat[key]}: expected {expected}")
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            raise UsageError(f"{key} {flat[key]!r}: expected {' or '.join(choices)}")
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
         raise UsageError(
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS}: expected fewer than"

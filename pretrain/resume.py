@@ -23,7 +23,9 @@ FREE = (
     "DEVICE",
     "OUTPUT_DIR",
     "LOG_PERIOD",
-    "CHECKPOINT_PERIOD",
+    "CHECKPOINT",
+    "COMPILE",
+    "SOLVER.ACCUMULATE",
 )
 
 
