@@ -1,12 +1,13 @@
-"""One file that holds weights, spec and preprocessing, written so that it is whole or absent.
+"""One file that holds weights, network and preprocessing, written so that it is whole or absent.
 
 Plain data and tensors only, so `torch.load(..., weights_only=True)` reads it and a file from
 elsewhere cannot run code. Layout (version 1):
 
     format, version     "randwire_det", 1
-    kind                "classifier" or "detector"
+    kind                "classifier" or "detector" of a RandWire; "baseline", a torchvision ResNet
     model               the state dict; tensors of the trunk stand under "...trunk."
-    spec                NetworkSpec.to_dict()
+    spec                NetworkSpec.to_dict(), or None in a baseline's file
+    architecture        {"name": "resnet50", "width": 1.0} of a baseline, else None
     preprocessing       Preprocessing.to_dict()
     classes             names in the order of the outputs, or None
     progress            what training needs to go on, or None
@@ -15,9 +16,11 @@ elsewhere cannot run code. Layout (version 1):
     ...                 whatever else the writer keeps (optimizer, scheduler, iteration)
 """
 
+import math
 import os
 import pickle
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,7 +33,8 @@ from .spec import NetworkSpec
 
 FORMAT = "randwire_det"
 VERSION = 1
-KINDS = ("classifier", "detector")
+RANDWIRE_KINDS = ("classifier", "detector")
+KINDS = (*RANDWIRE_KINDS, "baseline")
 
 
 @dataclass(frozen=True)
@@ -166,26 +170,34 @@ def save_checkpoint(
     *,
     kind: str,
     model: dict,
-    spec: NetworkSpec,
+    spec: NetworkSpec | None,
     preprocessing: Preprocessing,
     classes: list[str] | None = None,
     progress: dict | None = None,
+    architecture: dict | None = None,
     **extra,
 ) -> None:
     """Write a checkpoint of the layout above.
 
     Args:
-        kind: "classifier" or "detector".
+        kind: one of KINDS.
         model: a state dict.
+        spec: of a RandWire's wiring; None for a baseline.
         classes: names in the order of the outputs.
         progress: plain data that training needs to go on.
+        architecture: {"name": str, "width": float} of a baseline; None for a RandWire.
         extra: plain data and tensors under keys of the writer's own.
+
+    Raises:
+        UserError: spec and architecture do not suit the kind; the file could not be written.
     """
+    _check_network(kind, spec, architecture)
     header = {"format": FORMAT, "version": VERSION, "kind": kind}
     content = {
         "matching_heuristics": kind == "classifier",
         "model": model,
-        "spec": spec.to_dict(),
+        "spec": None if spec is None else spec.to_dict(),
+        "architecture": architecture,
         "preprocessing": preprocessing.to_dict(),
         "classes": classes,
         "progress": progress,
@@ -193,12 +205,15 @@ def save_checkpoint(
     write_atomically(path, header | content | extra)
 
 
-def load_checkpoint(path: str | Path) -> dict:
+def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = RANDWIRE_KINDS) -> dict:
     """Read a checkpoint of this project; `spec` and `preprocessing` come as objects.
 
+    Args:
+        kinds: what the caller can take; a baseline only where it is among them.
+
     Raises:
-        UserError: no such file, a truncated one, one that holds more than plain data and tensors,
-            or one that is no checkpoint of this project.
+        UserError: no such file, a truncated or damaged one, one that holds more than plain data and
+            tensors, one that is no checkpoint of this project, or of a kind not in `kinds`.
     """
     data = read_plain(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -212,19 +227,54 @@ def load_checkpoint(path: str | Path) -> dict:
             f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
             f" version {VERSION}"
         )
-    if data.get("kind") not in KINDS:
-        raise UserError(f"{path}: kind {data.get('kind')!r}, expected one of {', '.join(KINDS)}")
+    kind = data.get("kind")
+    if kind not in KINDS:
+        raise UserError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
     model = data.get("model")
     if not isinstance(model, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in model.items()
     ):
         raise UserError(f"{path}: its model is no state dict; the file is damaged")
+    data.setdefault("architecture", None)  # files from before there were baselines
+    try:
+        _check_network(kind, data.get("spec"), data["architecture"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}; the file is damaged") from None
     for key, read in (("spec", NetworkSpec.from_dict), ("preprocessing", Preprocessing.from_dict)):
+        if key == "spec" and kind == "baseline":
+            continue
         try:
             data[key] = read(data.get(key))
         except UserError as error:
             raise UserError(f"{path}: its {key} cannot be read: {error}") from None
+    if kind not in kinds:
+        if kind == "baseline":
+            raise UserError(
+                f"{path} is a {data['architecture']['name']} classifier, not a RandWire; for"
+                " detection, tools/convert_baseline.py makes it a detectron2 ResNet"
+            )
+        raise UserError(f"{path} is a RandWire {kind}, expected a {' or '.join(kinds)}")
     return data
+
+
+def _check_network(kind: str, spec: object, architecture: object) -> None:
+    """A RandWire is told by its spec, a baseline by its architecture; never by both."""
+    if kind != "baseline":
+        if spec is None:
+            raise UserError(f"a {kind} without a spec, which says what network it is")
+        if architecture is not None:
+            raise UserError(f"a {kind} with a baseline's architecture {architecture!r}")
+        return
+    if spec is not None:
+        raise UserError("a baseline with a spec, which only a RandWire has")
+    match architecture:
+        case {"name": str(), "width": int() | float() as width} if len(architecture) == 2:
+            if 0 < width < math.inf and not isinstance(width, bool):
+                return
+    raise UserError(
+        f"architecture {architecture!r}: expected a name and a width, such as"
+        " {'name': 'resnet50', 'width': 1.0}"
+    )
 
 
 def read_plain(path: str | Path):
@@ -233,7 +283,9 @@ def read_plain(path: str | Path):
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        _check_crc(path)
+        return data
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} was refused: it is no torch file, or holds more than plain data and tensors,"
@@ -244,6 +296,17 @@ def read_plain(path: str | Path):
         if isinstance(error, KeyError):  # all it says is a byte that is no opcode
             reason = "no torch file"
         raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
+
+
+def _check_crc(path: Path) -> None:
+    """Raise where a tensor is not as it was written, which torch.load takes without a word.
+
+    It reads the file once more: well under a second a gigabyte, as it is in memory by now.
+    """
+    if zipfile.is_zipfile(path):  # torch before 1.6 wrote none
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def _umask() -> int:

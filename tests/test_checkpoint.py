@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import resource
+import zipfile
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from conftest import run_python, tiny_spec
 
-from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
+from randwire_det.checkpoint import KINDS, Preprocessing, load_checkpoint, save_checkpoint
 from randwire_det.errors import UserError
 from randwire_det.network import RandWireClassifier
 
@@ -57,10 +58,10 @@ def saved(tmp_path):
     return path
 
 
-def refusal(path):
+def refusal(path, **kwargs):
     """The message with which a file is refused: it names the file, in one line."""
     with pytest.raises(UserError) as caught:
-        load_checkpoint(path)
+        load_checkpoint(path, **kwargs)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -97,6 +98,29 @@ def test_round_trip(tmp_path):
     twin.load_state_dict(data["model"])
     assert torch.equal(twin(image), model.eval()(image))
     torch.optim.AdamW(twin.parameters()).load_state_dict(data["optimizer"])
+
+
+def baseline(**changes):
+    """What `save` takes to write a baseline's file."""
+    architecture = {"name": "resnet50", "width": 0.25}
+    return {"kind": "baseline", "spec": None, "architecture": architecture} | changes
+
+
+def test_a_baseline_comes_back_with_its_architecture(tmp_path):
+    save(tmp_path / "x.pth", **baseline())
+    data = load_checkpoint(tmp_path / "x.pth", kinds=KINDS)
+    assert data["kind"] == "baseline"
+    assert data["spec"] is None
+    assert data["architecture"] == {"name": "resnet50", "width": 0.25}
+    # Its names are torchvision's: detectron2 must not match a part of them.
+    assert torch.load(tmp_path / "x.pth", weights_only=True)["matching_heuristics"] is False
+
+
+def test_a_classifier_from_before_there_were_baselines_loads(saved):
+    data = torch.load(saved, weights_only=True)
+    del data["architecture"]
+    torch.save(data, saved)
+    assert load_checkpoint(saved)["spec"] == SPEC
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])
@@ -236,6 +260,36 @@ def test_overwritten_bytes_raise_nothing_but_a_refusal(saved):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_flipped_bit_is_refused_or_changes_nothing(saved):
+    """Wherever it lies in what the archive holds: tensors, pickle, names, padding."""
+    rng, whole, before = random.Random(0), saved.read_bytes(), load_checkpoint(saved)["model"]
+    with zipfile.ZipFile(saved) as archive:
+        length = archive.start_dir
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(length)] ^= 1 << rng.randrange(8)
+        saved.write_bytes(damaged)
+        try:
+            after = load_checkpoint(saved)["model"]
+        except UserError:
+            refused += 1
+        else:
+            assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert refused > 20
+
+
+def test_a_flipped_bit_in_a_weight_is_refused(saved):
+    whole = bytearray(saved.read_bytes())
+    model = torch.load(saved, weights_only=True)["model"]
+    weight = max(model.values(), key=torch.Tensor.numel).numpy().tobytes()
+    whole[whole.index(weight) + len(weight) // 2] ^= 1
+    saved.write_bytes(whole)
+    torch.load(saved, weights_only=True)  # without a word
+    assert "damaged" in refusal(saved)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_random_bytes_and_text_are_refused(tmp_path):
     path, rng = tmp_path / "x.pth", random.Random(0)
     texts = [
@@ -325,6 +379,45 @@ def test_a_file_without_what_it_must_hold_is_refused(saved, key, value):
         data[key] = value
     torch.save(data, saved)
     assert key in refusal(saved)
+
+
+@pytest.mark.parametrize("architecture", [None, [], {}, {"name": "resnet50"}, "resnet50"])
+def test_a_baseline_of_unknown_architecture_is_refused(tmp_path, architecture):
+    refused_both_ways(tmp_path / "x.pth", baseline(), {"architecture": architecture})
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": 50}, {"width": "1"}, {"width": 0}, {"width": True}, {"depth": 50}], ids=str
+)
+def test_a_malformed_architecture_is_refused(tmp_path, change):
+    bad = baseline()["architecture"] | change
+    refused_both_ways(tmp_path / "x.pth", baseline(), {"architecture": bad})
+
+
+def test_spec_and_architecture_must_suit_the_kind(tmp_path):
+    path = tmp_path / "x.pth"
+    refused_both_ways(path, {}, {"spec": None})
+    refused_both_ways(path, {}, {"architecture": baseline()["architecture"]})
+    save(path)
+    spec = torch.load(path, weights_only=True)["spec"]
+    refused_both_ways(path, baseline(), {"spec": spec})
+
+
+def refused_both_ways(path, good, change):
+    """Neither written nor, from a hand that did, read; the message names what was changed."""
+    with pytest.raises(UserError, match=next(iter(change))):
+        save(path, **good | change)
+    save(path, **good)
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    assert next(iter(change)) in refusal(path, kinds=KINDS)
+
+
+def test_a_caller_gets_only_the_kinds_it_takes(saved):
+    assert "is a RandWire classifier, expected a baseline" in refusal(saved, kinds=("baseline",))
+    save(saved, **baseline())
+    message = refusal(saved)
+    assert f"{saved} is a resnet50 classifier" in message
+    assert "tools/convert_baseline.py" in message
 
 
 @pytest.mark.parametrize(

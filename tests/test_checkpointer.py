@@ -180,6 +180,24 @@ def test_a_classifier_is_no_detector_to_evaluate(tmp_path):
         checkpointer_of(tmp_path).load(str(tmp_path / "c.pth"))
 
 
+@pytest.mark.parametrize("use", ["MODEL.WEIGHTS", "MODEL.RANDWIRE.SPEC"])
+def test_a_baseline_is_no_randwire(tmp_path, use):
+    path = tmp_path / "resnet.pth"
+    save_checkpoint(
+        path,
+        kind="baseline",
+        model={"conv1.weight": torch.zeros(64, 3, 7, 7)},
+        spec=None,
+        architecture={"name": "resnet50", "width": 1.0},
+        preprocessing=Preprocessing(),
+    )
+    with pytest.raises(UserError, match=r"is a resnet50 classifier.*tools/convert_baseline\.py"):
+        if use == "MODEL.WEIGHTS":
+            checkpointer_of(tmp_path).resume_or_load(str(path), resume=False)
+        else:
+            tiny_detector(**{use: path})
+
+
 def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
     checkpointer = checkpointer_of(tmp_path)
     checkpointer.save("model_final", iteration=1)
