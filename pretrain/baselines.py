@@ -1,0 +1,195 @@
+"""The paper's competitors: torchvision's ResNets and ResNeXts at any width, and as detectron2's.
+
+Section 4 trains them by the recipe of [11], Goyal et al. 2017, so they start as theirs do.
+"""
+
+import difflib
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from randwire_det.complexity import Complexity
+from randwire_det.errors import UsageError, UserError
+
+STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+# name: depth, groups of the 3x3 convolutions, channels of a group in the first stage
+BASELINES = {
+    "resnet18": (18, 1, 64),
+    "resnet34": (34, 1, 64),
+    "resnet50": (50, 1, 64),
+    "resnet101": (101, 1, 64),
+    "resnet152": (152, 1, 64),
+    "resnext50_32x4d": (50, 32, 4),
+    "resnext101_32x4d": (101, 32, 4),
+}
+
+
+class ScaledResNet(ResNet):
+    """torchvision's ResNet whose stem has `stem` channels instead of 64, and all others in scale.
+
+    Takes torchvision's arguments besides; fc starts as in [11], section 5.1.
+    """
+
+    def __init__(self, *args, stem: int, num_classes: int, **kwargs):
+        self.scale = stem, 64
+        super().__init__(*args, **kwargs, zero_init_residual=True)
+        self.fc = nn.Linear(self.inplanes, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def _make_layer(self, block, planes, *args, **kwargs):
+        stem, full = self.scale
+        if planes == full:  # the first stage: what stands before it has torchvision's 64 channels
+            self.inplanes = stem
+            self.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
+            self.bn1 = self._norm_layer(stem)
+        return super()._make_layer(block, planes * stem // full, *args, **kwargs)
+
+
+def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module:
+    """A classifier, (B, 3, H, W) to (B, num_classes), freshly initialised as in [11].
+
+    Every residual block starts as the identity: the scale of its last BN is zero.
+
+    Args:
+        name: one of BASELINES.
+        width: multiplies every channel count; the first stage's are rounded to whole numbers, and
+            later stages double them. At 1 the tensors have torchvision's names and shapes.
+
+    Raises:
+        UsageError: an unknown name, a width without channels, or with some that do not fill groups.
+    """
+    stem = _stem_channels(name, width)
+    depth, groups, width_per_group = BASELINES[name]
+    return ScaledResNet(
+        _block(depth),
+        STAGES[depth],
+        stem=stem,
+        num_classes=num_classes,
+        groups=groups,
+        width_per_group=width_per_group,
+    )
+
+
+def baseline_complexity(
+    name: str, width: float = 1.0, input_size: int = 224, num_classes: int = 1000
+) -> Complexity:
+    """Parameters, multiply-adds and activations, counted on a model without memory.
+
+    As with RandWire they are those of convolutions and fc.
+
+    Args:
+        input_size: height and width of the RGB image, in pixels.
+
+    Raises:
+        UsageError: as `build_baseline`.
+    """
+    with torch.device("meta"):
+        model = build_baseline(name, num_classes, width).eval()
+        image = torch.empty(1, 3, input_size, input_size)
+    counts = [Complexity(params=sum(parameter.numel() for parameter in model.parameters()))]
+
+    def add(module, inputs, output):
+        positions = output[0, 0].numel()  # every weight is used once at each
+        counts.append(Complexity(0, module.weight.numel() * positions, output.numel()))
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(add)
+    model(image)
+    return sum(counts, Complexity())
+
+
+def detectron2_keys(name: str, width: float) -> dict:
+    """The keys under MODEL.RESNETS with which detectron2 builds the same network.
+
+    Raises:
+        UsageError: as `build_baseline`.
+        UserError: a ResNet-18 or -34 of another width than 1, which detectron2 does not build.
+    """
+    stem = _stem_channels(name, width)
+    depth, groups, width_per_group = BASELINES[name]
+    block = _block(depth)
+    if block is BasicBlock and stem != 64:
+        raise UserError(
+            f"{name} of width {width:g}: detectron2 builds ResNet-18 and -34 in width 1 only; the"
+            " deeper ones, such as resnet50, take any"
+        )
+    return {
+        "DEPTH": depth,
+        "NUM_GROUPS": groups,
+        "WIDTH_PER_GROUP": width_per_group * stem // 64,
+        "STRIDE_IN_1X1": False,
+        "STEM_OUT_CHANNELS": stem,
+        "RES2_OUT_CHANNELS": stem * block.expansion,
+    }
+
+
+def to_detectron2(weights: dict[str, Tensor], name: str, width: float) -> dict[str, Tensor]:
+    """The state dict of `build_baseline(name, ..., width)` under detectron2's names, without fc.
+
+    Raises:
+        UserError: a tensor is missing, superfluous or of another shape.
+    """
+    with torch.device("meta"):
+        expected = _rename(build_baseline(name, 1, width).state_dict())
+    renamed = _rename(weights)
+    for key in sorted(expected.keys() | renamed.keys()):
+        wanted, given = (
+            tuple(each[key].shape) if key in each else "none" for each in (expected, renamed)
+        )
+        if wanted != given:
+            raise UserError(
+                f"these weights are not those of {name} in width {width:g}: expected {wanted} as"
+                f" the shape of detectron2's {key}, got {given}"
+            )
+    return renamed
+
+
+def _rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's names to detectron2's. BN's counters are left out together with fc: no output
+    depends on them, and a FrozenBN has none."""
+    renamed = {}
+    for name, tensor in weights.items():
+        if name.startswith("fc.") or name.endswith("num_batches_tracked"):
+            continue
+        stage = re.match(r"layer(\d)\.", name)
+        name = f"res{int(stage[1]) + 1}.{name[stage.end() :]}" if stage else f"stem.{name}"
+        name = re.sub(r"\bbn(\d)", r"conv\1.norm", name)
+        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        renamed[name] = tensor
+    return renamed
+
+
+def _block(depth: int) -> type[nn.Module]:
+    return Bottleneck if depth >= 50 else BasicBlock
+
+
+def _stem_channels(name: str, width: float) -> int:
+    """Output channels of the first convolution, 64 at width 1, after a check of name and width."""
+    if name not in BASELINES:
+        names = ["randwire", *BASELINES]  # what MODEL.NAME may be
+        close = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"MODEL.NAME {name!r}: {hint}expected one of {', '.join(names)}")
+    if not 1 / 64 <= width < math.inf:
+        raise UsageError(
+            f"width {width} of {name}: expected a number from 1/64, a channel, upwards"
+        )
+    _, groups, width_per_group = BASELINES[name]
+    inner = round(groups * width_per_group * width)
+    if inner % groups:
+        raise UsageError(
+            f"MODEL.WIDTH {width} of {name}: {inner} channels do not fill {groups} groups evenly;"
+            f" expected a multiple of 1/{width_per_group}"
+        )
+    return round(64 * width)
