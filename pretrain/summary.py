@@ -1,0 +1,332 @@
+"""Finished runs as rows of the paper's Tables 2 to 4: mean and sample std over seeds.
+
+A row is one network, recipe, data set and test size. What tells two rows apart is all of the config
+but the seeds and what leaves the result as it is (IRRELEVANT), the classes, and the number of
+iterations, which tells the size of the training set, since a path to it does not.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from randwire_det.checkpoint import load_checkpoint
+from randwire_det.complexity import HEAD_CHANNELS, Complexity, complexity
+from randwire_det.errors import UserError
+from randwire_det.generator import GRAPH_MODELS, parameters_of
+from randwire_det.spec import NetworkSpec
+from randwire_det.spec_config import add_spec_config
+
+from .baselines import baseline_complexity
+from .config import flatten
+
+FINAL = "model_final.pth"
+# Config keys, or their beginnings, in which the runs of a row may differ. SOLVER.ACCUMULATE is not
+# among them: batch normalisation sees the parts. The test size is a column of its own.
+IRRELEVANT = (
+    *("SEED", "OUTPUT_DIR", "DEVICE", "COMPILE", "LOG_PERIOD", "CHECKPOINT"),
+    *("DATA.", "TEST.", "MODEL.WEIGHTS", "INPUT.TEST_SIZE"),
+)
+BASELINE_NAMES = {
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "resnext50_32x4d": "ResNeXt-50",
+    "resnext101_32x4d": "ResNeXt-101",
+}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A row of the paper, as printed there: percent, multiply-adds and parameters."""
+
+    table: str
+    epochs: int
+    top1: str
+    top5: str
+    macs: str
+    params: str
+
+
+WS = "RandWire-WS(4, 0.75), C="
+PAPER = {  # by the name of the network and the test size
+    (f"{WS}78", 224): Paper(
+        *("Table 2", 250, "74.7 ± 0.25", "92.2 ± 0.15", "583 ± 6.2 M", "5.6 ± 0.1 M")
+    ),
+    ("ResNet-50", 224): Paper("Table 3", 100, "77.1", "93.5", "4.1 G", "25.6 M"),
+    ("ResNeXt-50", 224): Paper("Table 3", 100, "78.4", "94.0", "4.2 G", "25.0 M"),
+    (f"{WS}109", 224): Paper(
+        *("Table 3", 100, "79.0 ± 0.17", "94.4 ± 0.11", "4.0 ± 0.09 G", "31.9 ± 0.66 M")
+    ),
+    ("ResNet-101", 224): Paper("Table 3", 100, "78.8", "94.4", "7.8 G", "44.6 M"),
+    ("ResNeXt-101", 224): Paper("Table 3", 100, "79.5", "94.6", "8.0 G", "44.2 M"),
+    (f"{WS}154", 224): Paper(
+        *("Table 3", 100, "80.1 ± 0.19", "94.8 ± 0.18", "7.9 ± 0.18 G", "61.5 ± 1.32 M")
+    ),
+    (f"{WS}154", 320): Paper(
+        *("Table 4", 100, "81.6 ± 0.13", "95.6 ± 0.07", "16.0 ± 0.36 G", "61.5 ± 1.32 M")
+    ),
+}
+OTHER = "other"  # the heading of what the paper has no row for
+IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, tested at one size.
+
+    Attributes:
+        name: of the network, with all that makes it another one than the paper's.
+        size: height and width of the test images, in pixels.
+        top1, top5: percent.
+        count: of one image of that size.
+        settings: what the results of a row have in common, and those of another row have not.
+        paper: the paper's row, where data set, epochs and test size are the paper's.
+    """
+
+    run: Path
+    name: str
+    size: int
+    epochs: int
+    top1: float
+    top5: float
+    count: Complexity
+    settings: dict
+    paper: Paper | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation; of a single value there is no deviation."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        return cls(mean(values), stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the summary; `macs` and `params` in ones, accuracies in percent."""
+
+    table: str
+    name: str
+    size: int
+    epochs: int
+    runs: list[str]
+    top1: Spread
+    top5: Spread
+    macs: Spread
+    params: Spread
+    paper: Paper | None
+
+
+def read_runs(folders: list[Path], warn: Callable[[str], None]) -> list[Result]:
+    """The results in the OUTPUT_DIRs of runs.
+
+    Args:
+        warn: told of what is left out: unfinished runs, evaluations of other weights.
+
+    Raises:
+        UserError: a folder that is no run, a broken file, one run twice, or no finished run.
+    """
+    results, seen = [], {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
+        if not (folder / FINAL).exists():
+            if not any(folder.glob("checkpoint_*.pth")):
+                raise UserError(
+                    f"{folder}: holds no {FINAL}; expected the OUTPUT_DIR of a run of"
+                    " pretrain_imagenet.py"
+                )
+            warn(f"{folder}: not finished, left out")
+            continue
+        identity, found = _read_run(folder, warn)
+        if identity in seen:
+            raise UserError(
+                f"{folder} and {seen[identity]} are of the same seeds and config, so one run would"
+                " count twice: leave one of them out"
+            )
+        seen[identity] = folder
+        results += found
+    if not results:
+        raise UserError(f"no finished run to summarize: no folder holds {FINAL}")
+    return results
+
+
+def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Result]]:
+    """What no two runs may have in common, and the results: training's last test comes first."""
+    path = folder / FINAL
+    checkpoint = load_checkpoint(path, kinds=("classifier", "baseline"))
+    config = _config(path, checkpoint.get("config"))
+    spec, architecture = checkpoint["spec"], checkpoint["architecture"]
+    classes, progress = checkpoint["classes"], checkpoint["progress"]
+    if not (classes and isinstance(classes, list) and isinstance(progress, dict)):
+        raise UserError(f"{path}: holds no classes or no progress; expected the end of a training")
+    epochs, head = config["SOLVER.EPOCHS"], config["MODEL.HEAD_CHANNELS"]
+
+    settings = {key: value for key, value in config.items() if not key.startswith(IRRELEVANT)}
+    settings["iterations"] = progress.get("iteration")
+    digest = hashlib.sha256("\n".join(map(str, classes)).encode()).hexdigest()
+    settings["classes"] = f"{len(classes)}, {classes[0]} to {classes[-1]}, digest {digest[:8]}"
+    for key in _spec_keys():  # the spec itself tells it, and only of a RandWire
+        settings.pop(key, None)
+    if spec:
+        settings |= _network_settings(spec)
+        name = _randwire_name(spec, head)
+    else:
+        name = _baseline_name(**architecture)
+    seeds = [config["SEED"], spec and [spec.provenance.get("seed"), spec.digest]]
+
+    def result(size, row, where, images=None):
+        if spec:
+            count = complexity(spec, size, len(classes), head)
+        else:
+            count = baseline_complexity(**architecture, input_size=size, num_classes=len(classes))
+        own, paper = settings, PAPER.get((name, size))
+        if images is not None:
+            # A later evaluation has test settings of its own, of which the file tells these.
+            own = {k: v for k, v in settings.items() if k != "INPUT.TEST_RESIZE"}
+            own["test images"] = images
+        if len(classes) != IMAGENET_CLASSES or images not in (None, IMAGENET_VAL):
+            paper = None
+        if paper and paper.epochs != epochs:
+            paper = None
+        top1, top5 = (_percent(row.get(key), f"{where}: {key}") for key in ("top1", "top5"))
+        return Result(folder, name, size, epochs, top1, top5, count, own, paper)
+
+    size = config["INPUT.TEST_SIZE"]
+    results = [result(size, progress, path)]
+    for where, row in _evaluations(folder, warn).items():
+        if row["size"] != size:
+            results.append(result(row["size"], row, where, row["images"]))
+    return json.dumps([settings, seeds], sort_keys=True, default=str), results
+
+
+def _config(path: Path, text: object) -> dict:
+    """The flat config of a run; INPUT.TEST_SIZE is filled in where it was left to INPUT.SIZE."""
+    try:
+        flat = flatten(yaml.safe_load(text))
+    except (yaml.YAMLError, AttributeError):
+        raise UserError(
+            f"{path}: its config cannot be read; expected the end of a training"
+        ) from None
+    if flat.get("INPUT.TEST_SIZE") is None:
+        flat["INPUT.TEST_SIZE"] = flat.get("INPUT.SIZE")
+    for key in ("SEED", "SOLVER.EPOCHS", "MODEL.HEAD_CHANNELS", "INPUT.TEST_SIZE"):
+        if type(flat.get(key)) is not int:
+            raise UserError(f"{path}: {key} of its config is {flat.get(key)}, expected a number")
+    return flat
+
+
+def _spec_keys() -> list[str]:
+    node = CfgNode()
+    add_spec_config(node)
+    return [f"MODEL.{key}" for key in node]
+
+
+def _network_settings(spec: NetworkSpec) -> dict:
+    """Where the wiring came from, less the seed; of unknown provenance, the wiring itself."""
+    made_by = spec.provenance
+    if made_by.get("generator") not in GRAPH_MODELS:
+        return {"wiring": spec.digest[:12]}
+    keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed_per_stage")
+    return {f"MODEL.{key.upper()}": made_by[key] for key in keys if key in made_by}
+
+
+def _randwire_name(spec: NetworkSpec, head_channels: int) -> str:
+    """As in the paper, and then whatever is not as in its Table 1."""
+    made_by = spec.provenance
+    if (generator := made_by.get("generator")) not in GRAPH_MODELS:
+        return f"RandWire, wiring {spec.digest[:12]}"
+    theta = ", ".join(str(made_by.get(name)) for name in parameters_of(generator))
+    parts = [f"RandWire-{generator.upper()}({theta})", f"C={made_by.get('channels')}"]
+    if made_by.get("regime") != ("small" if made_by.get("channels") == 78 else "regular"):
+        parts.append(f"{made_by.get('regime')} regime")
+    if made_by.get("nodes") != 32:
+        parts.append(f"N={made_by.get('nodes')}")
+    if made_by.get("seed_per_stage"):
+        parts.append("a graph per stage")
+    if head_channels != HEAD_CHANNELS:
+        parts.append(f"head {head_channels}")
+    return ", ".join(parts)
+
+
+def _baseline_name(name: str, width: float) -> str:
+    return BASELINE_NAMES.get(name, name) + ("" if width == 1 else f", width {width:g}")
+
+
+def _evaluations(folder: Path, warn: Callable[[str], None]) -> dict[str, dict]:
+    """{file and line: row} of the run's final weights, the latest of each size."""
+    path, latest = folder / "evaluations.jsonl", {}
+    if not path.exists():
+        return {}
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+            weights, size, images = Path(row["weights"]), row["size"], row["images"]
+        except (ValueError, LookupError, TypeError):
+            raise UserError(
+                f"{where}: expected an object with weights, size, top1, top5 and images"
+            ) from None
+        if not (type(size) is type(images) is int and min(size, images) > 0):
+            raise UserError(f"{where}: size {size!r}, images {images!r}: expected numbers >= 1")
+        # Paths may be relative to another folder, so it is the run's name that tells.
+        if (weights.parent.name, weights.name) == (folder.resolve().name, FINAL):
+            latest[size] = where, row
+        else:
+            warn(f"{where}: is of {weights}, not of this run's {FINAL}; left out")
+    return dict(latest.values())
+
+
+def _percent(value: object, where: str) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 100:
+        raise UserError(f"{where} is {value!r}, expected a percentage")
+    return value
+
+
+def summarize(results: list[Result]) -> list[Row]:
+    """Rows in the order of the paper's tables and of its lines, then the others as they come."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        settings = json.dumps(result.settings, sort_keys=True, default=str)
+        groups.setdefault((result.name, result.size, settings), []).append(result)
+    order = list(PAPER.values())
+    members = sorted(
+        groups.values(),
+        key=lambda group: order.index(group[0].paper) if group[0].paper else len(order),
+    )
+    return [_row(group, [other[0] for other in members]) for group in members]
+
+
+def _row(group: list[Result], firsts: list[Result]) -> Row:
+    """The row of a group; `firsts` holds one result of every group."""
+    one = group[0]
+    printed = (one.name, one.size, one.epochs)
+    namesakes = [other for other in firsts if (other.name, other.size, other.epochs) == printed]
+    keys = sorted({key for other in namesakes for key in other.settings})
+    differing = [
+        f"{key} {one.settings.get(key, 'absent')}"
+        for key in keys
+        if any(other.settings.get(key) != one.settings.get(key) for other in namesakes)
+    ]
+    return Row(
+        table=one.paper.table if one.paper else OTHER,
+        name="; ".join([one.name, *differing]),
+        size=one.size,
+        epochs=one.epochs,
+        runs=[str(result.run) for result in group],
+        top1=Spread.of([result.top1 for result in group]),
+        top5=Spread.of([result.top5 for result in group]),
+        macs=Spread.of([result.count.macs for result in group]),
+        params=Spread.of([result.count.params for result in group]),
+        paper=one.paper,
+    )
