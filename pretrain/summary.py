@@ -185,28 +185,24 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
         name = _baseline_name(**architecture)
     seeds = [config["SEED"], spec and [spec.provenance.get("seed"), spec.digest]]
 
-    def result(size, row, where, images=None):
+    def result(size, row, where, own, images=IMAGENET_VAL):
         if spec:
             count = complexity(spec, size, len(classes), head)
         else:
             count = baseline_complexity(**architecture, input_size=size, num_classes=len(classes))
-        own, paper = settings, PAPER.get((name, size))
-        if images is not None:
-            # A later evaluation has test settings of its own, of which the file tells these.
-            own = {k: v for k, v in settings.items() if k != "INPUT.TEST_RESIZE"}
-            own["test images"] = images
-        if len(classes) != IMAGENET_CLASSES or images not in (None, IMAGENET_VAL):
-            paper = None
-        if paper and paper.epochs != epochs:
+        paper = PAPER.get((name, size))
+        theirs = paper and (paper.epochs, IMAGENET_CLASSES, IMAGENET_VAL)
+        if (epochs, len(classes), images) != theirs:
             paper = None
         top1, top5 = (_percent(row.get(key), f"{where}: {key}") for key in ("top1", "top5"))
         return Result(folder, name, size, epochs, top1, top5, count, own, paper)
 
     size = config["INPUT.TEST_SIZE"]
-    results = [result(size, progress, path)]
+    results = [result(size, progress, path, settings)]
     for where, row in _evaluations(folder, warn).items():
         if row["size"] != size:
-            results.append(result(row["size"], row, where, row["images"]))
+            test = {"INPUT.TEST_RESIZE": row.get("resize"), "test images": row["images"]}
+            results.append(result(row["size"], row, where, settings | test, row["images"]))
     return json.dumps([settings, seeds], sort_keys=True, default=str), results
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pretrain.baselines import build_baseline
 from pretrain.config import get_cfg
 from pretrain.summary import read_runs, summarize
-from randwire_det import generate
+from randwire_det import NetworkSpec, generate
 from randwire_det.checkpoint import Preprocessing, save_checkpoint
 from randwire_det.errors import UserError
 from randwire_det.network import RandWireClassifier
@@ -71,9 +71,10 @@ def make_papers(folder, channels, seed, **changes):
     return make_run(folder, spec, **more)
 
 
-def evaluation(folder, size, top1, top5=95.0, images=50_000, weights="model_final.pth"):
+def evaluation(folder, size, top1, top5=95.0, images=50_000, weights="model_final.pth", **more):
     path = folder / weights
     row = {"weights": str(path), "size": size, "top1": top1, "top5": top5, "images": images}
+    row |= more
     with (folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -182,6 +183,14 @@ def test_the_wiring_counts_and_not_the_keys_that_a_spec_file_overrules(tmp_path)
     assert "C=4" in row.name
 
 
+def test_wirings_of_unknown_provenance_are_told_apart_by_themselves(tmp_path):
+    wirings = [NetworkSpec(tiny_spec(seed=seed).stages) for seed in (1, 1, 2)]
+    runs = [make_run(tmp_path / f"{n}", wiring, SEED=n) for n, wiring in enumerate(wirings)]
+    one, two = rows_of(*runs)
+    assert (len(one.runs), len(two.runs)) == (2, 1)
+    assert wirings[0].digest[:12] in one.name and wirings[2].digest[:12] in two.name
+
+
 def test_a_baseline_has_its_own_row_and_counts(tmp_path):
     narrow = {"name": "resnet50", "width": 1 / 16}
     runs = [
@@ -214,6 +223,13 @@ def test_evaluations_at_another_size_are_rows_of_their_own(seeds):
     assert len(warnings) == 3
     for line, folder in zip(warnings, seeds, strict=True):
         assert str(folder) in line and "line 4" in line and "model_best.pth" in line
+
+
+def test_evaluations_of_other_crops_do_not_share_a_row(seeds):
+    evaluation(seeds[0], 64, 70.0, resize=64)
+    evaluation(seeds[1], 64, 71.0, resize=72)
+    _, one, two = rows_of(*seeds)
+    assert "INPUT.TEST_RESIZE 64" in one.name and "INPUT.TEST_RESIZE 72" in two.name
 
 
 def test_evaluations_on_other_images_do_not_share_a_row(seeds):
