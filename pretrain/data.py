@@ -5,118 +5,183 @@ of workers changes nothing, and an epoch that starts anew after a resume is the 
 Images stay uint8 until they are on the device, where `Normalise` does the rest.
 """
 
-import math
-import random
-from collections.abc import Callable, Iterator
-from functools import partial
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-from torchvision.transforms import functional
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
 
+from .augment import Transform, train_transform, val_transform
 from .config import test_size
+from .folders import ImageIndex, ImageList
 
-Transform = Callable[[Image.Image, random.Random], Image.Image]
+UNREADABLE_IN_A_ROW = 100  # then it is not an image that is broken, but the disk
+
+
+class Batch(NamedTuple):
+    """Images and labels, and the paths of the images that could not be read.
+
+    Attributes:
+        images: uint8 (B, H, W, 3), RGB.
+        labels: int64 (B,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    bad: list[str]
 
 
 class ClassFolders(Dataset):
-    """The images of `root`/<class>/, classes sorted by name, as torchvision's ImageFolder has them.
-
-    An item is asked for by (index, seed) and comes as (uint8 array (H, W, 3) in RGB, label), or,
-    for a file that is no image, as the UserError that names it: an exception raised in a worker
-    would reach the main process wrapped in the worker's traceback.
+    """The images of a list, each asked for by (index, seed).
 
     Args:
-        transform: an RGB image and a random generator to an image.
-
-    Raises:
-        UserError: no such folder, no class in it, or a class without any image.
+        size: height and width in pixels of what `transform` returns.
+        transform: an RGB image and a seed to an image.
+        on_bad: what stands for a file that is no image: "raise" an error, "replace" it by the next
+            image of the list, or "leave out".
     """
 
-    def __init__(self, root: Path, transform: Transform):
-        if not root.is_dir():
-            raise UserError(
-                f"{root}: no such folder; DATA.ROOT must hold train/<class>/ and val/<class>/"
-            )
-        if not any(entry.is_dir() for entry in root.iterdir()):
-            raise UserError(f"{root}: holds no class folder; expected {root}/<class>/<image>")
-        self.classes, index = find_classes(root)
-        self.samples = make_dataset(root, index, IMG_EXTENSIONS, allow_empty=True)
-        self.transform = transform
-        filled = {label for _, label in self.samples}
-        empty = [name for name in self.classes if index[name] not in filled]
-        if empty:
-            more = f" (and {len(empty) - 1} more classes)" if len(empty) > 1 else ""
-            endings = ", ".join(IMG_EXTENSIONS)
-            raise UserError(f"{root / empty[0]}{more}: holds no image; known endings are {endings}")
+    def __init__(self, images: ImageList, transform: Transform, size: int, on_bad: str = "raise"):
+        self.root, self.classes, self.paths, self.labels = images
+        self.transform, self.size, self.on_bad = transform, size, on_bad
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.paths)
 
-    def __getitem__(self, key) -> tuple[np.ndarray, int] | UserError:
-        index, seed = key
-        path, label = self.samples[int(index)]
-        try:
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.paths[index]))
+
+    def __getitem__(self, key) -> tuple[np.ndarray | None, int, list[str]] | UserError:
+        """(uint8 array (H, W, 3) or None for one left out, label, unreadable paths).
+
+        An error is returned: one raised in a worker would reach the main process wrapped in the
+        worker's traceback.
+        """
+        index, seed = map(int, key)
+        bad = []
+        while len(bad) < min(UNREADABLE_IN_A_ROW, len(self)):
+            image = _read(self.path(index))
+            if isinstance(image, Image.Image):
+                pixels = np.asarray(self.transform(image, seed))
+                return pixels, int(self.labels[index]), bad
+            bad.append(self.path(index))
+            if self.on_bad == "raise":
+                return UserError(
+                    f"{bad[0]}: cannot be read as an image: {image}; mend it, remove it, or let"
+                    " DATA.ON_BAD_IMAGE skip such files"
+                )
+            if self.on_bad == "leave out":
+                return None, -1, bad
+            index = (index + 1) % len(self)
+        return UserError(
+            f"{bad[0]} and the {len(bad) - 1} images after it cannot be read ({image}):"
+            " is the disk there?"
+        )
+
+    def collate(self, items: list) -> Batch | UserError:
+        """Items to a batch, or the first error among them."""
+        error = next((item for item in items if isinstance(item, UserError)), None)
+        if error is not None:
+            return error
+        images = torch.empty(0, self.size, self.size, 3, dtype=torch.uint8)
+        read = [item for item in items if item[0] is not None]
+        if read:
+            images = torch.from_numpy(np.stack([pixels for pixels, _, _ in read]))
+        labels = torch.tensor([label for _, label, _ in read], dtype=torch.int64)
+        return Batch(images, labels, [path for _, _, bad in items for path in bad])
+
+
+def _read(path: str) -> Image.Image | str:
+    """The image in RGB, or in a few words why it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF and the like would fill the log
             with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # PIL raises almost anything at broken bytes
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return UserError(f"{path}: cannot be read as an image: {reason}")
-        return np.asarray(self.transform(image, random.Random(int(seed)))), label
+                return file.convert("RGB")
+    except UnidentifiedImageError:
+        return "empty, or of no format that Pillow knows"
+    except Exception as error:  # PIL raises almost anything at broken bytes
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return reason.splitlines()[0]
 
 
-def train_set(cfg: CfgNode) -> ClassFolders:
-    """DATA.ROOT/train, in random crops."""
-    crop = partial(
-        random_crop, size=cfg.INPUT.SIZE, min_scale=cfg.INPUT.MIN_SCALE, flip=cfg.INPUT.FLIP
-    )
-    return ClassFolders(Path(cfg.DATA.ROOT) / "train", crop)
+def open_data(cfg: CfgNode) -> tuple[ClassFolders, ClassFolders]:
+    """DATA.ROOT/train in random crops and DATA.ROOT/val in centre crops.
 
-
-def val_set(cfg: CfgNode) -> ClassFolders:
-    """DATA.ROOT/val, in centre crops."""
-    crop = partial(centre_crop, resize=cfg.INPUT.TEST_RESIZE, size=test_size(cfg))
-    return ClassFolders(Path(cfg.DATA.ROOT) / "val", crop)
-
-
-def random_crop(
-    image: Image.Image, rng: random.Random, *, size: int, min_scale: float, flip: bool
-) -> Image.Image:
-    """The training crop of [11]: any share of the area from `min_scale` to 1, any aspect ratio from
-    3/4 to 4/3, resized to `size` x `size`, mirrored half of the time where `flip` is set.
-
-    torchvision's RandomResizedCrop would draw from torch's global generator, and takes longer.
+    Raises:
+        UserError: all that is wrong with the folders, in one line.
     """
-    for _ in range(10):
-        area = rng.uniform(min_scale, 1) * image.width * image.height
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < width <= image.width and 0 < height <= image.height:
-            left = rng.randint(0, image.width - width)
-            top = rng.randint(0, image.height - height)
-            break
-    else:  # a long image, or a large share: the largest square in the middle
-        width = height = min(image.size)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-    box = (left, top, left + width, top + height)
-    image = image.resize((size, size), Image.Resampling.BILINEAR, box)
-    if flip and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image
+    train, val = _look(cfg, ["train", "val"])
+    on_bad = "raise" if cfg.DATA.ON_BAD_IMAGE == "raise" else "replace"
+    return ClassFolders(train, train_transform(cfg), cfg.INPUT.SIZE, on_bad), _val_set(cfg, val)
 
 
-def centre_crop(image: Image.Image, rng: random.Random, *, resize: int, size: int) -> Image.Image:
-    """The shorter side resized to `resize` pixels, then the middle, `size` x `size`."""
-    return functional.center_crop(functional.resize(image, resize), size)
+def open_val(cfg: CfgNode) -> ClassFolders:
+    """DATA.ROOT/val alone, as `open_data` gives it."""
+    return _val_set(cfg, *_look(cfg, ["val"]))
+
+
+def _val_set(cfg: CfgNode, images: ImageList) -> ClassFolders:
+    on_bad = "raise" if cfg.DATA.ON_BAD_IMAGE == "raise" else "leave out"
+    return ClassFolders(images, val_transform(cfg), test_size(cfg), on_bad)
+
+
+def _look(cfg: CfgNode, splits: list[str]) -> list[ImageList]:
+    """The images of every split; or all that is wrong with them, in one UserError."""
+    index, lists, problems = ImageIndex(cfg.DATA.INDEX_DIR), [], []
+    for split in splits:
+        folder = Path(cfg.DATA.ROOT).expanduser() / split
+        if not folder.is_dir():
+            problems.append(f"{folder}: no such folder")
+            continue
+        try:
+            images = index.images(folder)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        problems += _problems(images)
+        if images.classes:
+            lists.append(images)
+    if len(lists) == 2:
+        try:
+            check_same_classes(*[part for each in lists for part in (each.root, each.classes)])
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        expected = f"DATA.ROOT must hold {' and '.join(f'{split}/<class>/' for split in splits)}"
+        raise UserError("; ".join([*problems, expected]))
+    return lists
+
+
+def _problems(images: ImageList) -> list[str]:
+    """What is wrong with one split."""
+    if not images.classes:
+        return [f"{images.root}: holds no class folder"]
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    empty = [name for name, count in zip(images.classes, counts, strict=True) if count == 0]
+    if not empty:
+        return []
+    endings = f"known endings are {', '.join(IMG_EXTENSIONS)}"
+    if len(empty) == len(counts):
+        return [f"{images.root}: no image in any of its {len(counts)} class folders ({endings})"]
+    return [f"{images.root}: {len(empty)} classes without any image: {_few(empty)} ({endings})"]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def check_same_classes(one_name: str, one: list[str], other_name: str, other: list[str]) -> None:
@@ -125,10 +190,10 @@ def check_same_classes(one_name: str, one: list[str], other_name: str, other: li
         return
     parts = []
     for name, mine, theirs in ((one_name, one, other), (other_name, other, one)):
-        only = [label for label in mine if label not in set(theirs)]
+        lacking = set(theirs)
+        only = [label for label in mine if label not in lacking]
         if only:
-            shown = ", ".join(only[:3]) + (", ..." if len(only) > 3 else "")
-            parts.append(f"{len(only)} only in {name} ({shown})")
+            parts.append(f"{len(only)} only in {name} ({_few(only)})")
     problem = "; ".join(parts) or "their order is another"
     raise UserError(f"{one_name} and {other_name} hold different classes: {problem}")
 
@@ -142,50 +207,83 @@ def epoch_plan(num_images: int, seed: int, epoch: int) -> np.ndarray:
     return np.stack([rng.permutation(num_images), rng.integers(2**62, size=num_images)], axis=1)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """For the global generator at the beginning of the epoch."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
 def in_order(num_images: int) -> np.ndarray:
     """The plan of a test: every index, ascending; its crops take no notice of the seed."""
     return np.stack([np.arange(num_images), np.zeros(num_images, np.int64)], axis=1)
 
 
-def batches(
-    dataset: ClassFolders, plan: np.ndarray, *, batch_size: int, workers: int, drop_last: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in the order of `plan`: images uint8 (B, H, W, 3) and labels int64 (B,).
+class Loader:
+    """Batches of a data set, read by processes that stay from one epoch to the next.
 
     Args:
-        plan: (index, seed) of every image, int64 (images, 2).
         workers: processes that read images; 0 reads in this one.
-        drop_last: leave out the images that do not fill a batch.
-
-    Raises:
-        UserError: an image cannot be read.
+        prefetch: batches that each of them keeps ready.
     """
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=plan,
-        num_workers=workers,
-        collate_fn=_collate,
-        drop_last=drop_last,
-        pin_memory=torch.cuda.is_available(),
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+
+    def __init__(self, dataset: ClassFolders, *, workers: int, prefetch: int):
+        self.dataset = dataset
+        self._plan = _Plan()
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._plan,
+            collate_fn=dataset.collate,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            worker_init_fn=_keep_working,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # seeds the workers; else it draws from the global one
+        )
+
+    def __call__(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """The batches asked for, in their order; an earlier call's iteration ends here.
+
+        Args:
+            batches: (index, seed) of the images of each batch, int64 (B, 2).
+
+        Raises:
+            UserError: an image cannot be read, or a process that reads images was killed.
+        """
+        self._plan.batches = batches
+        try:
+            for batch in self._loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a process that reads images was killed ({str(error).splitlines()[0]}): where"
+                " memory is short, fewer DATA.NUM_WORKERS or DATA.PREFETCH take less"
+            ) from None
 
 
-def _collate(items):
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    images, labels = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+class _Plan:
+    """The batch sampler: torch asks it for its batches anew in every epoch."""
+
+    batches: Iterable[np.ndarray] = ()
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def _keep_working(worker_id: int) -> None:
+    """Let a worker ignore Ctrl+C, and a SIGTERM unless it comes from the main process.
+
+    Ctrl+C and a scheduler's SIGTERM reach every process of the run, but to end in good order is up
+    to the main process, which needs its workers for that. It ends them by SIGTERM itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_with, args=[os.getppid()], daemon=True).start()
+
+
+def _exit_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class Normalise(nn.Module):

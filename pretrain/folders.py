@@ -1,0 +1,165 @@
+"""Which images a folder of class folders holds, and an index that saves going through it again.
+
+On a network file system a million file names take minutes to list. The index keeps them together
+with the modification time of every folder; a file that comes or goes changes that of its folder.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+from randwire_det.checkpoint import replace_file
+from randwire_det.errors import UserError
+
+logger = logging.getLogger("pretrain")
+
+# A folder changed twice within a tick of the file system's clock shows one time only.
+SETTLED_NS = 2 * 10**9
+LAYOUT = "1"  # of the index file; to be counted up when that changes
+
+
+class ImageList(NamedTuple):
+    """The images of `root`/<class>/, in the order of torchvision's ImageFolder.
+
+    Attributes:
+        root: the folder of the class folders.
+        classes: their names, sorted; a label is a place in this list.
+        paths: of the images, relative to `root`: one array of bytes (n,), because worker processes
+            would copy a list of a million strings by merely reading it.
+        labels: int64 (n,).
+    """
+
+    root: str
+    classes: list[str]
+    paths: np.ndarray
+    labels: np.ndarray
+
+
+class ImageIndex:
+    """Image lists, one file each in the folder `folder`; with "" none are kept."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = None
+        if str(folder):
+            try:
+                self.folder = Path(folder).expanduser()
+            except RuntimeError:  # there is no home directory
+                self._go_without(folder)
+
+    def images(self, root: str | Path) -> ImageList:
+        """What `scan` finds in `root`, from the index file where no folder has changed since.
+
+        Raises:
+            UserError: a folder cannot be read.
+        """
+        known = self._read(str(root))
+        if known is not None:
+            return known
+        logger.info(f"scanning {root}")
+        begun = time.time_ns()
+        images, times = scan(root)
+        logger.info(f"scanned  {root}: {len(images.paths)} images, {len(images.classes)} classes")
+        if max(times.values()) <= begun - SETTLED_NS:
+            self._write(images, times)
+        return images
+
+    def _file(self, root: str) -> Path:
+        key = "\n".join([LAYOUT, *IMG_EXTENSIONS, os.path.abspath(root)])
+        return self.folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
+
+    def _read(self, root: str) -> ImageList | None:
+        if self.folder is None:
+            return None
+        try:
+            with np.load(self._file(root), allow_pickle=False) as file:
+                kept = dict(file)
+            for folder, time_ns in zip(kept["folders"], kept["times"].tolist(), strict=True):
+                if os.stat(os.path.join(os.fsencode(root), folder)).st_mtime_ns != time_ns:
+                    return None
+            classes = [os.fsdecode(name) for name in kept["classes"]]
+            return ImageList(root, classes, kept["paths"], kept["labels"])
+        except Exception:  # no file, a folder that is gone, or whatever numpy says of broken bytes
+            return None
+
+    def _write(self, images: ImageList, times: dict[str, int]) -> None:
+        if self.folder is None:
+            return
+        arrays = {
+            "classes": _bytes(images.classes),
+            "paths": images.paths,
+            "labels": images.labels,
+            "folders": _bytes(list(times)),
+            "times": np.array(list(times.values()), np.int64),
+        }
+        try:
+            replace_file(self._file(images.root), lambda file: np.savez(file, **arrays))
+        except UserError:
+            self._go_without(self.folder)
+
+    def _go_without(self, folder: str | Path) -> None:
+        self.folder = None
+        logger.warning(
+            f"DATA.INDEX_DIR {folder} cannot be written to: every start will go through all images"
+        )
+
+
+def scan(root: str | Path) -> tuple[ImageList, dict[str, int]]:
+    """The images of `root`, and the modification time (ns) of every folder, relative to `root`.
+
+    Links are followed. Classes without images are listed, too.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    root, times = str(root), {}
+    try:
+        classes = sorted(_enter(root, "", times)[0])
+        paths, counts, told = [_bytes([])], [], time.monotonic()
+        for name in classes:
+            found, pending = {}, [name]
+            while pending:
+                folder = pending.pop()
+                inner, files = _enter(root, folder, times)
+                found[folder] = sorted(files)
+                pending += [f"{folder}/{each}" for each in inner]
+            here = [f"{folder}/{file}" for folder in sorted(found) for file in found[folder]]
+            paths.append(_bytes(here))
+            counts.append(len(here))
+            if time.monotonic() > told + 10:
+                logger.info(f"scanning {root}: {sum(counts)} images so far")
+                told = time.monotonic()
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    labels = np.repeat(np.arange(len(classes)), np.array(counts, np.int64))
+    return ImageList(root, classes, np.concatenate(paths), labels), times
+
+
+def _enter(root: str, folder: str, times: dict[str, int]) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the images in `folder`, whose time goes into `times`."""
+    path = os.path.join(root, folder)
+    times[folder] = os.stat(path).st_mtime_ns  # first: a change while it is listed must show later
+    folders, images = [], []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if _is_folder(entry):
+                folders.append(entry.name)
+            elif has_file_allowed_extension(entry.name, IMG_EXTENSIONS):
+                images.append(entry.name)
+    return folders, images
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _bytes(names: list[str]) -> np.ndarray:
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)

@@ -1,0 +1,86 @@
+"""What the tests of the pretraining share: three colours to tell apart, and a run that is tiny."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPO, run_tool
+from PIL import Image
+
+sys.path.insert(0, str(REPO))
+
+from pretrain.config import get_cfg
+from randwire_det.config_files import merge_config
+from randwire_det.errors import UserError
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
+TINY = """
+MODEL: {REGIME: small, CHANNELS: 8, NODES: 5, K: 2, P: 0.5, HEAD_CHANNELS: 16, DROPOUT: 0.2}
+INPUT: {SIZE: 32, TEST_RESIZE: 36, MEAN: [90, 100.5, 110], STD: [60.0, 65, 70]}
+DATA: {ROOT: %s, NUM_WORKERS: 0, INDEX_DIR: %s}
+SOLVER: {EPOCHS: 10, BATCH_SIZE: 8, BASE_LR: 1.6, WARMUP_EPOCHS: 2}
+LOG_PERIOD: 1
+DEVICE: cpu
+OUTPUT_DIR: %s
+"""
+EPOCH_LENGTH, WARMUP, TOTAL, PEAK = 9, 18, 90, 0.05  # of TINY and what `make_folders` makes
+
+
+def make_folders(root, classes=("blue", "green", "red"), train=24, val=8):
+    """`root`/{train,val}/<class>/<number>.jpg, 40 x 48 pixels of noise around the class' colour."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = rng.normal(0, 40, (40, 48, 3))
+                pixels = (noise + COLOURS.get(name, (128, 128, 128))).clip(0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.jpg")
+    return root
+
+
+def tiny_file(root, output):
+    """TINY on the folders of `root` as a YAML file beside `output`, as is its DATA.INDEX_DIR."""
+    path = output.with_name(f"{output.name}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TINY % (root, output.with_name(f"{output.name}_index"), output))
+    return str(path)
+
+
+def tiny(root, output, *overrides):
+    cfg = get_cfg()
+    merge_config(cfg, tiny_file(root, output), [str(value) for value in overrides])
+    return cfg
+
+
+def start(*args, stdout=subprocess.PIPE):
+    """tools/pretrain_imagenet.py as a process that runs on."""
+    return subprocess.Popen(
+        [sys.executable, str(REPO / "tools" / "pretrain_imagenet.py"), *map(str, args)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def tool(*args):
+    """tools/pretrain_imagenet.py to its end: exit status, stdout, stderr."""
+    done = run_tool("pretrain_imagenet.py", *args, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def metrics(output):
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def message_of(call, *args, **kwargs):
+    """The message of the UserError that the call must end with: one line."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
