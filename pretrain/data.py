@@ -248,7 +248,9 @@ class Loader:
         try:
             for batch in self._loader:
                 if isinstance(batch, UserError):
-                    raise batch
+                    # A new one: it could not be freed while its traceback leads to `batch`, and
+                    # the processes of this loader would live on.
+                    raise UserError(str(batch))
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
