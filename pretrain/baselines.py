@@ -68,7 +68,7 @@ def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module
     Raises:
         UsageError: an unknown name, a width without channels, or with some that do not fill groups.
     """
-    stem = _stem_channels(name, width)
+    stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
     return ScaledResNet(
         _block(depth),
@@ -116,7 +116,7 @@ def detectron2_keys(name: str, width: float) -> dict:
         UsageError: as `build_baseline`.
         UserError: a ResNet-18 or -34 of another width than 1, which detectron2 does not build.
     """
-    stem = _stem_channels(name, width)
+    stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
     block = _block(depth)
     if block is BasicBlock and stem != 64:
@@ -174,7 +174,7 @@ def _block(depth: int) -> type[nn.Module]:
     return Bottleneck if depth >= 50 else BasicBlock
 
 
-def _stem_channels(name: str, width: float) -> int:
+def stem_channels(name: str, width: float) -> int:
     """Output channels of the first convolution, 64 at width 1, after a check of name and width."""
     if name not in BASELINES:
         names = ["randwire", *BASELINES]  # what MODEL.NAME may be

@@ -1,131 +1,219 @@
 """The two things tools/pretrain_imagenet.py does, each put together here from config to result."""
 
+import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 
 from randwire_det import cli
-from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint
+from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
 from randwire_det.complexity import complexity
 from randwire_det.errors import UsageError, UserError
-from randwire_det.spec_config import spec_from_config
 
 from . import data, recipe, resume
+from .baselines import baseline_complexity
 from .config import check, test_size
-from .engine import Trainer, evaluate
+from .engine import Trainer
+from .evaluation import evaluate
 from .log import accuracy, logger, logging_to
+from .parallel import Stopping, World
+
+ALONE = World()
 
 
-def train(cfg: CfgNode, *, resuming: bool = False) -> None:
+def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
     """Train the network of `cfg`; its weights are in OUTPUT_DIR/model_final.pth at the end.
+
+    Returns:
+        the exit status: 0, or `resume.EXIT_STOPPED` where the run was asked to stop before.
 
     Raises:
         UserError: what a user can mend. Nothing is written when it shows before the training.
     """
-    check(cfg)
-    if cfg.MODEL.WEIGHTS:
-        raise UsageError("MODEL.WEIGHTS is for --eval-only: training starts anew, or with --resume")
-    spec, output = spec_from_config(cfg.MODEL), Path(cfg.OUTPUT_DIR)
-    checkpoint = resume.find_checkpoint(output, resuming)
-    train_data, val_data = data.train_set(cfg), data.val_set(cfg)
-    folders = [str(Path(cfg.DATA.ROOT) / split) for split in ("train", "val")]
-    data.check_same_classes(folders[0], train_data.classes, folders[1], val_data.classes)
-    if len(train_data) < cfg.SOLVER.BATCH_SIZE:
-        raise UsageError(
-            f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE}: {folders[0]} holds only"
-            f" {len(train_data)} images"
+    output = Path(cfg.OUTPUT_DIR)
+    with ExitStack() as stack:
+        stopping = stack.enter_context(Stopping())
+        stack.enter_context(logging_to(None, enabled=world.is_first))
+        spec, train_data, val_data, (path, checkpoint, passed_over) = world.together(
+            lambda: _prepare(cfg, resuming, world)
         )
-    if checkpoint is not None:
-        path, images = output / resume.LAST, len(train_data)
-        resume.check_same_run(path, checkpoint, cfg, spec, train_data.classes, images)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR {output}: {error.strerror}") from None
+        total = cfg.SOLVER.EPOCHS * (len(train_data) // cfg.SOLVER.BATCH_SIZE)
+        start = checkpoint["progress"]["iteration"] if path else 0
+        if start == total and (output / resume.FINAL).exists():
+            logger.info(f"done     {output} holds a finished run: nothing is left to do")
+            return 0
+        _check_same_start(output, start, world)
 
-    with logging_to(output):
-        device = _device(cfg)
-        trainer = Trainer(cfg, spec, train_data, val_data, device)
-        _describe(trainer)
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
-            logger.info(f"resume   {path}, after epoch {trainer.state['epoch']}")
+        def begin():
+            stack.enter_context(resume.locked(output))
+            text = cfg.dump().encode()
+            replace_file(output / "config.yaml", lambda file: file.write(text))
+            stack.enter_context(logging_to(output))
+
+        world.together(begin if world.is_first else lambda: None)
+        device = _device(cfg, world)
+        trainer = Trainer(cfg, spec, train_data, val_data, device, world)
+        if world.is_first:
+            _describe(trainer)
+        for problem in passed_over:
+            logger.warning(f"passed over {problem}")
+        if path is not None:
+            world.together(lambda: trainer.restore(path, checkpoint))
+            logger.info(f"resume   {path}, after iteration {start} of {total}")
+            before = checkpoint["progress"]["processes"]
+            if before != world.size:
+                logger.info(f"resume   that was with {before} processes: sums differ in rounding")
         elif resuming:
-            logger.info(f"resume   {output} holds no {resume.LAST}: starting from scratch")
-        trainer.run()
+            logger.info(f"resume   {output} holds no checkpoint: starting from scratch")
+        if not trainer.run(stopping):
+            reason, written = stopping.reason or "another process", resume.checkpoints(output)[0]
+            logger.info(f"stopped  by {reason}; {written} is written")
+            logger.info("         --resume goes on from there")
+            return resume.EXIT_STOPPED
         final = output / resume.FINAL
         logger.info(f"done     {accuracy(trainer.state)}, weights in {final}; to use them:")
         logger.info(f"MODEL.WEIGHTS {final}")
+        return 0
 
 
-def evaluate_only(cfg: CfgNode, *, resuming: bool = False) -> dict[str, float]:
-    """Evaluate MODEL.WEIGHTS, or when resuming the last checkpoint of OUTPUT_DIR, and print it.
+def evaluate_only(
+    cfg: CfgNode, *, resuming: bool = False, world: World = ALONE
+) -> dict[str, float]:
+    """Evaluate MODEL.WEIGHTS, or when resuming the newest checkpoint of OUTPUT_DIR, and print it.
+
+    The result is also added to OUTPUT_DIR/evaluations.jsonl, for tools/summarize_runs.py.
 
     Returns:
-        {"top1", "top5"}, in percent.
+        {"top1", "top5", "images", "bad_images"}, the first two in percent.
     """
-    check(cfg)
-    if bool(cfg.MODEL.WEIGHTS) == resuming:  # neither, or both
-        raise UsageError("--eval-only needs either MODEL.WEIGHTS <checkpoint> or --resume")
-    path = Path(cfg.OUTPUT_DIR) / resume.LAST if resuming else Path(cfg.MODEL.WEIGHTS)
-    spec, preprocessing = spec_from_config(cfg.MODEL), recipe.preprocessing_from_cfg(cfg)
-    checkpoint = load_checkpoint(path)
-    resume.check_same_network(path, checkpoint, spec)
-    check_same_preprocessing(
-        checkpoint["preprocessing"], preprocessing, path, recipe.PREPROCESSING_KEYS
-    )
-    val_data = data.val_set(cfg)
-    val_folder = str(Path(cfg.DATA.ROOT) / "val")
-    data.check_same_classes(str(path), checkpoint["classes"] or [], val_folder, val_data.classes)
-
-    with logging_to(None):
-        device = _device(cfg)
+    with logging_to(None, enabled=world.is_first):
+        prepared = world.together(lambda: _prepare_evaluation(cfg, resuming, world))
+        path, checkpoint, spec, val_data = prepared
+        device = _device(cfg, world)
         model = recipe.build_model(cfg, spec, len(val_data.classes))
-        resume.load_weights(path, checkpoint, model)
+        weights = checkpoint.get("ema") or checkpoint["model"]
+        world.together(lambda: resume.load_weights(path, weights, model))
         model.to(device, memory_format=torch.channels_last)
-        logger.info(f"network  {spec.describe()}")
+        if spec is not None:
+            logger.info(f"network  {spec.describe()}")
         logger.info(f"weights  {path}")
         result = evaluate(
             model,
-            data.Normalise(preprocessing).to(device),
-            val_data,
-            batch_size=cfg.SOLVER.BATCH_SIZE,
-            workers=cfg.DATA.NUM_WORKERS,
+            data.Normalise(recipe.preprocessing_from_cfg(cfg)).to(device),
+            data.Loader(val_data, workers=cfg.DATA.NUM_WORKERS, prefetch=cfg.DATA.PREFETCH),
+            batch_size=max(1, cfg.SOLVER.BATCH_SIZE // world.size),
+            world=world,
         )
-        size = test_size(cfg)
-        logger.info(f"done     {accuracy(result)} on {len(val_data)} images, {size} x {size}")
+        size, images = test_size(cfg), result["images"]
+        logger.info(f"done     {accuracy(result)} on {images} images, {size} x {size}")
+        if result["bad_images"]:
+            logger.warning(f"skipped  {result['bad_images']} images that cannot be read")
+        if world.is_first:
+            row = {"weights": str(path), "size": size, "resize": cfg.INPUT.TEST_RESIZE} | result
+            output = Path(cfg.OUTPUT_DIR)
+            output.mkdir(parents=True, exist_ok=True)
+            with (output / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
     return result
 
 
-def _device(cfg: CfgNode) -> str:
+def _prepare(cfg: CfgNode, resuming: bool, world: World):
+    """All that can be refused before anything is written."""
+    check(cfg, world.size)
+    if cfg.MODEL.WEIGHTS:
+        raise UsageError("MODEL.WEIGHTS is for --eval-only: training starts anew, or with --resume")
+    if cfg.MODEL.SYNC_BN and not torch.cuda.is_available():
+        raise UsageError("MODEL.SYNC_BN True: needs CUDA; on the CPU set it to False")
+    spec, output = recipe.network_of(cfg), Path(cfg.OUTPUT_DIR)
+    found = path, checkpoint, _ = resume.find_checkpoint(output, resuming)
+    train_data, val_data = data.open_data(cfg)
+    if len(train_data) < cfg.SOLVER.BATCH_SIZE:
+        raise UsageError(
+            f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE}: {cfg.DATA.ROOT}/train holds only"
+            f" {len(train_data)} images"
+        )
+    if path is not None:
+        resume.check_same_run(path, checkpoint, cfg, spec, train_data.classes, len(train_data))
+    return spec, train_data, val_data, found
+
+
+def _prepare_evaluation(cfg: CfgNode, resuming: bool, world: World):
+    check(cfg)
+    if bool(cfg.MODEL.WEIGHTS) == resuming:  # neither, or both
+        raise UsageError("--eval-only needs either MODEL.WEIGHTS <checkpoint> or --resume")
+    if resuming:
+        path, checkpoint, _ = resume.find_checkpoint(Path(cfg.OUTPUT_DIR), True)
+        if path is None:
+            raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: holds no checkpoint to evaluate")
+    else:
+        path = Path(cfg.MODEL.WEIGHTS)
+        checkpoint = load_checkpoint(path, kinds=resume.KINDS)
+    spec = recipe.network_of(cfg)
+    resume.check_same_network(path, checkpoint, cfg, spec)
+    check_same_preprocessing(
+        checkpoint["preprocessing"],
+        recipe.preprocessing_from_cfg(cfg),
+        path,
+        recipe.PREPROCESSING_KEYS,
+    )
+    val_data = data.open_val(cfg)
+    val_folder = str(Path(cfg.DATA.ROOT) / "val")
+    data.check_same_classes(str(path), checkpoint["classes"] or [], val_folder, val_data.classes)
+    return path, checkpoint, spec, val_data
+
+
+def _check_same_start(output: Path, start: int, world: World) -> None:
+    """Raises UserError where the machines see different files in OUTPUT_DIR."""
+    starts = world.gather([start])
+    if len(set(starts)) > 1:
+
+        def refuse():
+            raise UserError(
+                f"OUTPUT_DIR {output}: the processes find checkpoints of iterations"
+                f" {sorted(set(starts))}; it must be a folder that all machines share"
+            )
+
+        world.together(refuse)
+
+
+def _device(cfg: CfgNode, world: World) -> str:
     device = cli.choose_device(cfg.DEVICE, logger)
     if device == "cpu":
         # Arithmetic on vanishing activations is over ten times slower, and they matter to nobody.
         torch.set_flush_denormal(True)
-    return device
+        return device
+    torch.cuda.set_device(world.local_rank)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
+    return f"cuda:{world.local_rank}"
 
 
 def _describe(trainer: Trainer) -> None:
     """What is about to happen, before it takes days."""
     cfg, spec, size = trainer.cfg, trainer.spec, trainer.cfg.INPUT.SIZE
     classes, device = len(trainer.train_data.classes), trainer.device
-    count = complexity(spec, size, classes, cfg.MODEL.HEAD_CHANNELS)
-    name = (
+    if spec is not None:
+        name, count = spec.describe(), complexity(spec, size, classes, cfg.MODEL.HEAD_CHANNELS)
+    else:
+        name = f"{cfg.MODEL.NAME}, width {cfg.MODEL.WIDTH:g}"
+        count = baseline_complexity(cfg.MODEL.NAME, cfg.MODEL.WIDTH, size, classes)
+    machine = (
         torch.cuda.get_device_name(device)
         if device != "cpu"
         else f"{torch.get_num_threads()} threads"
     )
+    processes = trainer.world.size
     logger.info(
-        f"network  {spec.describe()}; {count.params / 1e6:.2f} M parameters,"
+        f"network  {name}; {count.params / 1e6:.2f} M parameters,"
         f" {count.macs / 1e6:.1f} M multiply-adds at {size} x {size}"
     )
     logger.info(
         f"data     {cfg.DATA.ROOT}: {len(trainer.train_data)} images to train on,"
         f" {len(trainer.val_data)} to test on, {classes} classes"
     )
-    logger.info(f"device   {device}, {name}")
+    each = f"each of {processes} processes: " if processes > 1 else ""
+    logger.info(f"device   {each}{torch.device(device).type}, {machine}")
     logger.info(f"output   {trainer.output}")
     logger.info(
         f"plan     {cfg.SOLVER.EPOCHS} epochs of {trainer.epoch_length} iterations:"

@@ -1,7 +1,10 @@
 """Every key of the pretraining config with its default, which is the paper's where it has one."""
 
+import argparse
+
 from fvcore.common.config import CfgNode
 
+from randwire_det.config_files import merge_config
 from randwire_det.errors import UsageError
 from randwire_det.spec_config import add_spec_config
 
@@ -72,6 +75,36 @@ def get_cfg() -> CfgNode:
     return cfg
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `read_config` reads."""
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="YAML",
+        help="a file, or the name of a shipped one, such as pretrain/randwire_ws_c109.yaml",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to change; all of them stand in pretrain/config.py",
+    )
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line: defaults, YAML file, `KEY VALUE` pairs.
+
+    Raises:
+        UsageError: an unknown key, a value of a wrong type, a file that is missing or broken.
+    """
+    cfg = get_cfg()
+    merge_config(cfg, args.config_file, args.overrides)
+    cfg.freeze()
+    return cfg
+
+
 # key: (lowest, highest or None); what the generator and Dropout check themselves is not here.
 _RANGES = {
     "MODEL.WIDTH": (1 / 64, None),
@@ -123,8 +156,11 @@ def flatten(node: dict, prefix: str = "") -> dict:
     return flat
 
 
-def check(cfg: CfgNode) -> None:
+def check(cfg: CfgNode, processes: int = 1) -> None:
     """Refuse values that would fail late or do nonsense.
+
+    Args:
+        processes: of the training; each takes an equal share of a batch.
 
     Raises:
         UsageError: naming the key, its value and what is expected.
@@ -134,6 +170,13 @@ def check(cfg: CfgNode) -> None:
         if not (low <= flat[key] and (high is None or flat[key] <= high)):
             expected = f">= {low}" if high is None else f"from {low} to {high}"
             raise UsageError(f"{key} {flat[key]}: expected {expected}")
+    parts = processes * cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.BATCH_SIZE % parts or 2 * parts > cfg.SOLVER.BATCH_SIZE:
+        raise UsageError(
+            f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE}: expected a multiple of {parts}, and two"
+            f" images or more in each part ({processes} processes x SOLVER.ACCUMULATE"
+            f" {cfg.SOLVER.ACCUMULATE})"
+        )
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise UsageError(f"{key} {flat[key]!r}: expected {' or '.join(choices)}")
@@ -142,8 +185,12 @@ def check(cfg: CfgNode) -> None:
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS}: expected fewer than"
             f" SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}"
         )
-    if cfg.DEVICE != "cpu" and not cfg.DEVICE.startswith("cuda"):
+    if cfg.DEVICE not in ("cpu", "cuda"):
         raise UsageError(f"DEVICE {cfg.DEVICE!r}: expected cuda or cpu")
+    if cfg.MODEL.NAME != "randwire":
+        for key in ("MODEL.DROPOUT", "MODEL.EDGE_DROP"):
+            if flat[key] > 0:
+                raise UsageError(f"{key} {flat[key]}: expected 0 with MODEL.NAME {cfg.MODEL.NAME}")
     size = test_size(cfg)
     if type(size) is not int or not 1 <= size <= cfg.INPUT.TEST_RESIZE:
         raise UsageError(

@@ -1,11 +1,13 @@
-"""The training loop and the evaluation: one process, one plain dict of state.
+"""The training loop, in one process or many: a run is a function of its config, step by step.
 
-All randomness is seeded at the beginning of an epoch from (SEED, epoch): a run that is stopped
-after an epoch and resumed ends, on the same kind of CPU, with the very same weights.
+All randomness comes from (SEED, iteration, process): there is no state of a generator to keep, and
+a run that was stopped anywhere and resumed ends, on the same kind of CPU, with the very same
+weights.
 """
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,173 +21,330 @@ from randwire_det.errors import UserError
 from randwire_det.spec import NetworkSpec
 
 from . import recipe, resume
-from .data import ClassFolders, Normalise, batches, epoch_plan, epoch_seed, in_order
+from .curves import draw_curves
+from .data import Batch, ClassFolders, Loader, Normalise, epoch_plan
+from .evaluation import evaluate
 from .log import Metrics, accuracy, duration, logger, progress_bar
+from .parallel import Stopping, World
+
+DROPOUT, EDGES = 0, 1  # streams of random numbers
 
 
 class Trainer:
     """One run, from `state` to the last epoch.
 
     Attributes:
-        state: all that a checkpoint keeps besides weights and optimizer, as plain data: finished
-            epochs and iterations, images of an epoch, accuracies in percent (None before the first
-            evaluation).
+        state: all that a checkpoint keeps besides tensors, as plain data: finished iterations,
+            those of an epoch, images of an epoch, unreadable images met, accuracies in percent
+            (None before the first evaluation), and the losses since the last line of the log.
     """
 
     def __init__(
         self,
         cfg: CfgNode,
-        spec: NetworkSpec,
+        spec: NetworkSpec | None,
         train_data: ClassFolders,
         val_data: ClassFolders,
         device: str,
+        world: World,
     ):
         self.cfg, self.spec, self.output = cfg, spec, Path(cfg.OUTPUT_DIR)
-        self.train_data, self.val_data, self.device = train_data, val_data, device
+        self.train_data, self.val_data = train_data, val_data
+        self.device, self.world = device, world
         self.preprocessing = recipe.preprocessing_from_cfg(cfg)
         self.normalise = Normalise(self.preprocessing).to(device)
-        self.loading = {"batch_size": cfg.SOLVER.BATCH_SIZE, "workers": cfg.DATA.NUM_WORKERS}
+        loading = {"workers": cfg.DATA.NUM_WORKERS, "prefetch": cfg.DATA.PREFETCH}
+        self.train_loader, self.val_loader = (
+            Loader(dataset, **loading) for dataset in (train_data, val_data)
+        )
+        num_classes = len(train_data.classes)
         torch.manual_seed(cfg.SEED)
-        model = recipe.build_model(cfg, spec, len(train_data.classes))
+        model = recipe.build_model(cfg, spec, num_classes)
+        if cfg.MODEL.SYNC_BN:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device, memory_format=torch.channels_last)
+        self.edges = self.model.trunk.droppable_edges() if spec else []
         self.optimizer = recipe.build_optimizer(cfg, self.model)
+        self.scaler = torch.amp.GradScaler(
+            torch.device(device).type, enabled=cfg.SOLVER.AMP == "fp16"
+        )
+        self.mix = recipe.mixing(cfg, num_classes)
+        decay = cfg.SOLVER.EMA_DECAY
+        self.average = recipe.WeightAverage(self.model, decay) if decay > 0 else None
+        if cfg.COMPILE:
+            self.model.compile()  # in place: the names in the state dict stay
+        self.parallel_model = world.parallel(self.model, device)
         self.epoch_length = len(train_data) // cfg.SOLVER.BATCH_SIZE
         self.total = cfg.SOLVER.EPOCHS * self.epoch_length
-        self.state = {"epoch": 0, "iteration": 0, "train_images": len(train_data)}
-        self.state |= {"top1": None, "top5": None, "best_top1": None}
+        self.state = {"iteration": 0, "epoch_length": self.epoch_length, "bad_images": 0}
+        self.state |= {"train_images": len(train_data), "losses": []}
+        self.state |= {"top1": None, "top5": None, "best_top1": None, "best_epoch": None}
+        self.fresh_losses: list[Tensor] = []  # of this process, not in the state yet
+        self.bad_paths: list[str] = []
 
-    def restore(self, checkpoint: dict) -> None:
-        """Go on where `checkpoint` (of `resume.find_checkpoint`) stopped."""
-        resume.load_weights(self.output / resume.LAST, checkpoint, self.model)
+    @property
+    def tested_model(self) -> nn.Module:
+        """The model that is tested and put out: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def restore(self, path: Path, checkpoint: dict) -> None:
+        """Go on where the checkpoint (of `resume.find_checkpoint`) stopped."""
+        resume.load_weights(path, checkpoint["model"], self.model)
+        if self.average:
+            resume.load_weights(path, checkpoint["ema"], self.average.model)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.state = dict(checkpoint["progress"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.state = {key: checkpoint["progress"][key] for key in self.state}
 
-    def run(self) -> None:
-        """Train, test and write checkpoints until the last epoch is done.
+    def run(self, stopping: Stopping) -> bool:
+        """Train, test and write checkpoints until the last epoch is done, or one is asked to stop.
+
+        Returns:
+            whether the last epoch is done. If not, a checkpoint stands in OUTPUT_DIR.
 
         Raises:
-            UserError: the training diverged, or an image cannot be read.
+            UserError: the training diverged, an image cannot be read, or the disk is full.
         """
-        cfg, first = self.cfg, self.state["iteration"]
-        self.metrics = Metrics(self.output / "metrics.jsonl", first)
+        first = self.state["iteration"]
+        self.stopping, self.saved_at = stopping, first
+        self.metrics = Metrics(self.output, first, enabled=self.world.is_first)
         self.begun, self.begun_at = time.perf_counter(), first
-        self.bar = progress_bar(self.total, first)
+        self.since = self.begun
+        self.bar = progress_bar(self.total, first, hidden=not self.world.is_first)
         # On a terminal the bar tells it already.
         self.line_level = logging.INFO if self.bar.disable else logging.DEBUG
-        with self.bar:
-            for epoch in range(self.state["epoch"], cfg.SOLVER.EPOCHS):
-                self.train_epoch(epoch)
-                self.state["epoch"] = done = epoch + 1
-                last = done == cfg.SOLVER.EPOCHS
-                if last or done % cfg.TEST.PERIOD == 0:
-                    self.test()
-                if last or done % cfg.CHECKPOINT_PERIOD == 0:
-                    self.save(resume.LAST, optimizer=self.optimizer.state_dict())
-        self.save(resume.FINAL)
+        with self.bar, self.metrics:
+            finished = self.train()
+            if finished:
+                self.save(resume.FINAL)
+            elif self.saved_at != self.state["iteration"]:
+                self.save_checkpoint()
+        if self.world.is_first:
+            draw_curves(self.metrics.path, self.output / "curves.png", self.epoch_length)
+        return finished
 
-    def train_epoch(self, epoch: int) -> None:
-        """One pass over the training images, in whole batches."""
+    def train(self) -> bool:
+        """All epochs and tests that are left; False where a process was asked to stop."""
+        if not self.test_if_due():  # a checkpoint is written before the test of its iteration
+            return False
+        for epoch in range(self.state["iteration"] // self.epoch_length, self.cfg.SOLVER.EPOCHS):
+            if not (self.train_epoch(epoch) and self.test_if_due()):
+                return False
+        return True
+
+    def train_epoch(self, epoch: int) -> bool:
+        """The rest of an epoch, in whole batches; False where a process was asked to stop."""
         cfg = self.cfg
-        torch.manual_seed(epoch_seed(cfg.SEED, epoch))  # for dropout
-        plan = epoch_plan(len(self.train_data), cfg.SEED, epoch)
+        period = max(1, round(cfg.CHECKPOINT_PERIOD * self.epoch_length))
         self.model.train()
-        losses, since = [], time.perf_counter()
-        for images, labels in batches(self.train_data, plan, drop_last=True, **self.loading):
-            self.set_learning_rate()
-            logits = self.model(self.normalise(images))
-            labels = labels.to(self.device, non_blocking=True)
-            loss = recipe.classification_loss(logits, labels, cfg.SOLVER.LABEL_SMOOTHING)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.detach())  # read later, in bulk: a look at a number waits for a GPU
-            self.state["iteration"] += 1
+        batches = self.train_loader(self.shares(epoch))
+        for _ in range(self.state["iteration"], (epoch + 1) * self.epoch_length):
+            self.step(
+                self.world.together(lambda: [next(batches) for _ in range(cfg.SOLVER.ACCUMULATE)])
+            )
             self.bar.update()
-            if self.state["iteration"] % cfg.LOG_PERIOD == 0:
-                self.report(epoch, losses, time.perf_counter() - since)
-                losses, since = [], time.perf_counter()
-        if losses:
-            self.report(epoch, losses, time.perf_counter() - since)
-        # The last update may have spoilt the weights after the last loss was still good.
-        for name, value in self.model.state_dict().items():
-            if not value.isfinite().all():
-                self.stop(f"{name} is not finite after iteration {self.state['iteration']}")
+            iteration = self.state["iteration"]
+            if iteration % cfg.LOG_PERIOD == 0 or iteration % self.epoch_length == 0:
+                self.report()
+            if iteration % period == 0 or iteration == self.total:
+                self.save_checkpoint()
+            if self.world.any(self.stopping):
+                return False
+        return True
+
+    def shares(self, epoch: int) -> list[np.ndarray]:
+        """What this process trains on in the rest of an epoch: int64 (images, 2) for each part."""
+        cfg, world = self.cfg, self.world
+        plan = epoch_plan(len(self.train_data), cfg.SEED, epoch)
+        plan = plan[: self.epoch_length * cfg.SOLVER.BATCH_SIZE]
+        plan = plan.reshape(self.epoch_length, world.size, cfg.SOLVER.ACCUMULATE, -1, 2)
+        mine = plan[self.state["iteration"] - epoch * self.epoch_length :, world.rank]
+        return list(mine.reshape(-1, *mine.shape[2:]))
+
+    def step(self, parts: list[Batch]) -> None:
+        """One update, from this process' share of the batch."""
+        self.set_learning_rate()
+        self.drop_edge()
+        torch.manual_seed(int(self.seed(DROPOUT, self.world.rank).generate_state(1)[0]))
+        self.optimizer.zero_grad()
+        total = 0.0
+        for number, part in enumerate(parts, start=1):
+            apart = number < len(parts) and self.world.size > 1
+            with self.parallel_model.no_sync() if apart else nullcontext():
+                loss = self.loss(part) / len(parts)
+                self.scaler.scale(loss).backward()
+            total = total + loss.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.state["iteration"] += 1
+        if self.average:
+            self.average.update(self.model, self.state["iteration"])
+        # Read later, in bulk: a look at a number waits for a GPU.
+        self.fresh_losses.append(total)
+        self.bad_paths += [path for part in parts for path in part.bad]
 
     def set_learning_rate(self) -> None:
         """For the iteration that comes now."""
-        warmup = self.cfg.SOLVER.WARMUP_EPOCHS * self.epoch_length
-        lr = recipe.learning_rate(
-            self.state["iteration"], peak=recipe.peak_lr(self.cfg), warmup=warmup, total=self.total
-        )
+        solver = self.cfg.SOLVER
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = recipe.learning_rate(
+                self.state["iteration"],
+                start=solver.WARMUP_LR,
+                peak=recipe.peak_lr(self.cfg),
+                warmup=solver.WARMUP_EPOCHS * self.epoch_length,
+                total=self.total,
+            )
 
-    def report(self, epoch: int, losses: list[Tensor], seconds: float) -> None:
-        """Log the latest iterations, or stop the run where one of their losses is not finite."""
-        losses, iteration = torch.stack(losses).tolist(), self.state["iteration"]
-        for number, loss in enumerate(losses, iteration - len(losses) + 1):
+    def drop_edge(self) -> None:
+        """By lot, for the iteration that comes now; the same one in all processes, which train on
+        one mini-batch together."""
+        if self.edges:
+            rng = np.random.default_rng(self.seed(EDGES, 0))
+            edge = recipe.draw_edge(self.edges, self.cfg.MODEL.EDGE_DROP, rng)
+            self.model.trunk.drop_edge(edge)
+
+    def loss(self, part: Batch) -> Tensor:
+        """Of one part of the batch, as a mean over its images."""
+        labels = part.labels.to(self.device, non_blocking=True)
+        images, labels = self.mix(self.normalise(part.images), labels)
+        with recipe.autocast(self.cfg, self.device):
+            logits = self.parallel_model(images)
+            return recipe.classification_loss(logits, labels, self.cfg.SOLVER.LABEL_SMOOTHING)
+
+    def seed(self, stream: int, rank: int) -> np.random.SeedSequence:
+        """Of the iteration that comes now."""
+        key = (stream, self.state["iteration"], rank)
+        return np.random.SeedSequence(self.cfg.SEED, spawn_key=key)
+
+    def collect(self) -> None:
+        """Take what the latest steps have left in all processes into the state.
+
+        Raises:
+            UserError: a loss that is not finite.
+        """
+        if self.fresh_losses:
+            losses = self.world.sum(torch.stack(self.fresh_losses).double()) / self.world.size
+            self.fresh_losses = []
+            self.world.together(lambda: self.check_losses(losses.tolist()))
+            self.state["losses"] += losses.tolist()
+        if self.cfg.DATA.ON_BAD_IMAGE == "skip":
+            paths, self.bad_paths = self.world.gather(self.bad_paths), []
+            for path in paths:
+                logger.warning(f"skipped  {path}: cannot be read as an image")
+            self.state["bad_images"] += len(paths)
+
+    def check_losses(self, losses: list[float]) -> None:
+        for number, loss in enumerate(losses, self.state["iteration"] - len(losses) + 1):
             if not np.isfinite(loss):
-                self.stop(f"the loss is {loss} at iteration {number}, in epoch {epoch + 1}")
+                self.diverged(f"the loss is {loss} at iteration {number}")
+
+    def check_weights(self) -> None:
+        """The last update may have spoilt them after the last loss was still good."""
+        for name, value in self.model.state_dict().items():
+            if not value.isfinite().all():
+                self.diverged(f"{name} is not finite after iteration {self.state['iteration']}")
+
+    def report(self) -> None:
+        """Log the latest iterations, or stop the run where one of their losses is not finite."""
+        self.collect()
+        iteration, losses = self.state["iteration"], self.state["losses"]
+        self.state["losses"] = []
         loss, lr = float(np.mean(losses)), self.optimizer.param_groups[0]["lr"]
-        speed = len(losses) * self.cfg.SOLVER.BATCH_SIZE / seconds
+        epoch, now = -(-iteration // self.epoch_length), time.perf_counter()
+        # Of this start of the run: what was done before it took another time.
+        done = iteration - max(self.begun_at, iteration - len(losses))
+        speed = done * self.cfg.SOLVER.BATCH_SIZE / (now - self.since)
+        self.since = now
         self.metrics.write(
-            epoch=epoch + 1, iteration=iteration, loss=loss, lr=lr, images_per_second=speed
+            epoch=epoch, iteration=iteration, loss=loss, lr=lr, images_per_second=speed
         )
-        pace = (time.perf_counter() - self.begun) / (iteration - self.begun_at)
+        pace = (now - self.begun) / (iteration - self.begun_at)
         self.bar.set_postfix_str(
-            f"epoch {epoch + 1}, loss {loss:.3f}, lr {lr:.3g}, {speed:.0f} images/s"
+            f"epoch {epoch}, loss {loss:.3f}, lr {lr:.3g}, {speed:.0f} images/s"
         )
         logger.log(
             self.line_level,
-            f"epoch {epoch + 1}/{self.cfg.SOLVER.EPOCHS}, iteration {iteration}/{self.total},"
+            f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}, iteration {iteration}/{self.total},"
             f" loss {loss:.4f}, lr {lr:.5f}, {speed:.0f} images/s,"
             f" ETA {duration(pace * (self.total - iteration))}",
         )
 
-    def stop(self, problem: str) -> NoReturn:
-        last = self.output / resume.LAST
-        kept = f"{last} is as it was" if last.exists() else "no checkpoint was written yet"
+    def diverged(self, problem: str) -> NoReturn:
+        epoch = -(-self.state["iteration"] // self.epoch_length)
+        kept = resume.checkpoints(self.output)
+        kept = f"{kept[0]} is as it was" if kept else "no checkpoint was written yet"
         raise UserError(
-            f"training diverged: {problem}; {kept}; is SOLVER.BASE_LR {self.cfg.SOLVER.BASE_LR}"
-            " too high?"
+            f"training diverged: {problem}, in epoch {epoch}; {kept};"
+            f" is SOLVER.BASE_LR {self.cfg.SOLVER.BASE_LR} too high?"
         )
 
-    def test(self) -> None:
-        """Evaluate the weights as they are."""
-        result = evaluate(self.model, self.normalise, self.val_data, **self.loading)
-        best = max(result["top1"], self.state["best_top1"] or 0.0)
-        self.state |= result | {"best_top1": best}
-        self.metrics.write(epoch=self.state["epoch"], iteration=self.state["iteration"], **result)
-        logger.info(f"epoch {self.state['epoch']}/{self.cfg.SOLVER.EPOCHS}, {accuracy(result)}")
+    def test_if_due(self) -> bool:
+        """Evaluate after every TEST.PERIOD epochs, and after the last.
 
-    def save(self, name: str, **extra) -> None:
-        """Write a checkpoint to OUTPUT_DIR."""
-        save_checkpoint(
-            self.output / name,
-            kind="classifier",
-            model=self.model.state_dict(),
-            spec=self.spec,
-            preprocessing=self.preprocessing,
-            classes=self.train_data.classes,
-            progress=self.state,
-            config=self.cfg.dump(),
-            **extra,
+        Returns:
+            False where a process was asked to stop.
+        """
+        iteration, period = self.state["iteration"], self.cfg.TEST.PERIOD * self.epoch_length
+        if iteration == 0 or (iteration % period and iteration != self.total):
+            return True
+        # Every process has its own BN statistics; the first one's are those that are kept.
+        self.world.broadcast(list(self.tested_model.buffers()))
+        result = evaluate(
+            self.tested_model,
+            self.normalise,
+            self.val_loader,
+            batch_size=self.cfg.SOLVER.BATCH_SIZE // self.world.size,
+            world=self.world,
+            stopping=self.stopping,
         )
+        if result is None:
+            return False
+        epoch = iteration // self.epoch_length
+        bad = f", {result['bad_images']} unreadable images left out" if result["bad_images"] else ""
+        percent = {key: result[key] for key in ("top1", "top5")}
+        self.metrics.write(epoch=epoch, iteration=iteration, **percent)
+        self.state |= percent
+        logger.info(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}, {accuracy(result)}{bad}")
+        if self.state["best_top1"] is None or result["top1"] > self.state["best_top1"]:
+            self.state |= {"best_top1": result["top1"], "best_epoch": epoch}
+            self.save(resume.BEST)
+        self.since = time.perf_counter()
+        return True
 
+    def save_checkpoint(self) -> None:
+        """Write all that it takes to go on, and remove the oldest file of its kind."""
+        self.collect()
+        self.world.together(self.check_weights)
+        self.save(
+            resume.CHECKPOINT.format(self.state["iteration"]),
+            model=self.model,
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            ema=self.average.model.state_dict() if self.average else None,
+        )
+        self.saved_at = self.state["iteration"]
+        if self.world.is_first:
+            self.metrics.flush()
+            for path in resume.checkpoints(self.output)[self.cfg.CHECKPOINTS_KEPT :]:
+                path.unlink()
 
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, normalise: Normalise, dataset: ClassFolders, *, batch_size: int, workers: int
-) -> dict[str, float]:
-    """Percentages {"top1", "top5"} of images whose class comes first, or among the first five."""
-    model.eval()
-    top = min(5, len(dataset.classes))
-    plan = in_order(len(dataset))
-    hits = torch.zeros(2, dtype=torch.int64, device=normalise.mean.device)
-    loading = {"batch_size": batch_size, "workers": workers, "drop_last": False}
-    for images, labels in batches(dataset, plan, **loading):
-        ranked = model(normalise(images)).topk(top).indices
-        correct = ranked == labels.to(ranked.device).unsqueeze(1)
-        hits += torch.stack([correct[:, 0].sum(), correct.sum()])
-    top1, top5 = (100 * count / len(dataset) for count in hits.tolist())
-    return {"top1": top1, "top5": top5}
+    def save(self, name: str, model: nn.Module | None = None, **extra) -> None:
+        """Write a checkpoint to OUTPUT_DIR, of the tested model unless another is given."""
+        progress = self.state | {"epoch": self.state["iteration"] // self.epoch_length}
+        progress["processes"] = self.world.size
+        if "optimizer" not in extra:
+            del progress["losses"]
+
+        def write():
+            save_checkpoint(
+                self.output / name,
+                model=(model or self.tested_model).state_dict(),
+                preprocessing=self.preprocessing,
+                classes=self.train_data.classes,
+                progress=progress,
+                config=self.cfg.dump(),
+                **resume.architecture(self.cfg, self.spec),
+                **extra,
+            )
+
+        self.world.together(write if self.world.is_first else lambda: None)

@@ -1,4 +1,4 @@
-"""What a run tells: lines on the screen and in log.txt, numbers in metrics.jsonl."""
+"""What a run tells: lines on the screen and in log.txt, numbers in metrics.jsonl, TensorBoard."""
 
 import json
 import logging
@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
+
+from randwire_det.checkpoint import replace_file
 
 logger = logging.getLogger("pretrain")
 
@@ -23,32 +25,34 @@ class Screen(logging.Handler):
 
 
 @contextmanager
-def logging_to(folder: Path | None) -> Iterator[None]:
-    """Let `logger` write to the screen and, with a folder, to its log.txt, while the block lasts.
+def logging_to(folder: Path | None, *, enabled: bool = True) -> Iterator[None]:
+    """While it lasts, `logger` writes to the folder's log.txt, or without a folder to the screen.
 
     DEBUG goes to the file alone: the lines that the progress bar stands for on a terminal.
+
+    Args:
+        enabled: not so in all processes but the first, which then say nothing.
     """
-    screen = Screen(logging.INFO)
-    handlers = [screen]
-    if folder is not None:
-        handlers.append(logging.FileHandler(folder / "log.txt", encoding="utf-8"))
-        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    if not enabled:
+        handler = logging.NullHandler()
+    elif folder is None:
+        handler = Screen(logging.INFO)
+    else:
+        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    for handler in handlers:
-        logger.addHandler(handler)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
+        logger.removeHandler(handler)
+        handler.close()
 
 
-def progress_bar(total: int, done: int) -> tqdm:
+def progress_bar(total: int, done: int, hidden: bool) -> tqdm:
     """One line over all iterations of the run, with its ETA; none where stdout is no terminal."""
     columns, rows = shutil.get_terminal_size()  # tqdm shows nothing in a terminal of unknown size
-    hidden = not sys.stdout.isatty()
     return tqdm(
         total=total,
         initial=done,
@@ -56,34 +60,59 @@ def progress_bar(total: int, done: int) -> tqdm:
         ncols=columns,
         nrows=rows,
         file=sys.stdout,
-        disable=hidden,
+        disable=hidden or not sys.stdout.isatty(),
     )
 
 
 class Metrics:
-    """A file of one JSON object a line, each with "iteration"; a half-written line is no line.
+    """A file of one JSON object a line, each with "iteration"; the same numbers for TensorBoard.
 
     Args:
-        iteration: where the run (re)starts. Lines past it come from a run that was killed after its
-            last checkpoint, and are dropped: the file reads as if the run had never stopped.
+        folder: gets metrics.jsonl and TensorBoard's files.
+        iteration: where the run (re)starts. Lines past it come from a run that was stopped after
+            its last checkpoint, and are dropped, as is the test of that very iteration, which comes
+            again: the file reads as if the run had never stopped.
+        enabled: not so in all processes but the first, which write nothing.
     """
 
-    def __init__(self, path: Path, iteration: int):
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if 0 < _iteration(line) <= iteration]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    def __init__(self, folder: Path, iteration: int, *, enabled: bool = True):
+        self.path, self.enabled = folder / "metrics.jsonl", enabled
+        if not enabled:
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = "".join(f"{line}\n" for line in lines if _is_before(line, iteration))
+        replace_file(self.path, lambda file: file.write(kept.encode()))
+        # Its import takes seconds.
+        from torch.utils.tensorboard import SummaryWriter
 
-    def write(self, **values) -> None:
+        self.board = SummaryWriter(folder, purge_step=iteration + 1)
+
+    def write(self, *, iteration: int, **values: float) -> None:
+        if not self.enabled:
+            return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps({"iteration": iteration} | values) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, iteration)
+
+    def flush(self) -> None:
+        if self.enabled:
+            self.board.flush()
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.enabled:
+            self.board.close()
 
 
-def _iteration(line: str) -> int:
+def _is_before(line: str, iteration: int) -> bool:
     try:
-        return json.loads(line)["iteration"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return 0
+        values = json.loads(line)
+        return values["iteration"] < iteration + ("loss" in values)
+    except (json.JSONDecodeError, KeyError, TypeError):  # half a line, as a kill leaves it
+        return False
 
 
 def accuracy(percent: dict[str, float]) -> str:

@@ -4,16 +4,24 @@ Section 4 of the paper, "Implementation details"; [11] is Goyal et al. 2017, who
 over. Nothing here knows of loops, files or devices.
 """
 
+import copy
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.network import RandWireClassifier
 from randwire_det.spec import NetworkSpec
+from randwire_det.spec_config import spec_from_config
+
+from .baselines import build_baseline, stem_channels
 
 REFERENCE_BATCH = 256  # the batch that SOLVER.BASE_LR is given for, as in [11]
 # The size is left out: a network may be tested at another one, as in the paper's Table 4.
@@ -37,8 +45,22 @@ def preprocessing_from_cfg(cfg: CfgNode) -> Preprocessing:
     )
 
 
-def build_model(cfg: CfgNode, spec: NetworkSpec, num_classes: int) -> nn.Module:
+def network_of(cfg: CfgNode) -> NetworkSpec | None:
+    """The spec of MODEL.*; None where MODEL.NAME is a baseline.
+
+    Raises:
+        UsageError: no such network.
+    """
+    if cfg.MODEL.NAME == "randwire":
+        return spec_from_config(cfg.MODEL)
+    stem_channels(cfg.MODEL.NAME, cfg.MODEL.WIDTH)  # looks at both
+    return None
+
+
+def build_model(cfg: CfgNode, spec: NetworkSpec | None, num_classes: int) -> nn.Module:
     """The classifier, freshly initialised from the global random generator."""
+    if spec is None:
+        return build_baseline(cfg.MODEL.NAME, num_classes, cfg.MODEL.WIDTH)
     return RandWireClassifier(
         spec, num_classes, head_channels=cfg.MODEL.HEAD_CHANNELS, dropout=cfg.MODEL.DROPOUT
     )
@@ -76,14 +98,76 @@ def peak_lr(cfg: CfgNode) -> float:
     return cfg.SOLVER.BASE_LR * cfg.SOLVER.BATCH_SIZE / REFERENCE_BATCH
 
 
-def learning_rate(iteration: int, *, peak: float, warmup: int, total: int) -> float:
-    """Linear from 0 at iteration 0 to `peak` at `warmup`, then half a cosine to 0 at `total`."""
+def learning_rate(
+    iteration: int, *, peak: float, warmup: int, total: int, start: float = 0.0
+) -> float:
+    """Linear from `start` at iteration 0 to `peak` at `warmup`, then half a cosine to 0 at `total`.
+
+    A `start` above the peak, which a small batch may have, is no warm-up.
+    """
     if iteration < warmup:
-        return peak * iteration / warmup
+        start = min(start, peak)
+        return start + (peak - start) * iteration / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
 
 
 def classification_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross entropy of (B, classes) logits to (B,) labels, smoothed: of the target's one,
-    `smoothing` is spread evenly over all classes (Szegedy et al. 2016)."""
+    """Mean cross entropy of (B, classes) logits to (B,) labels, or to mixed ones (B, classes).
+
+    Smoothed: of the target's one, `smoothing` is spread evenly over all classes (Szegedy et al.
+    2016).
+    """
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def mixing(cfg: CfgNode, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """MixUp, CutMix, or one of both by lot, of images and (B,) labels, which become (B, classes).
+
+    Without either, images and labels stay as they are. Draws from torch's global generator.
+    """
+    kinds = (v2.MixUp, cfg.SOLVER.MIXUP), (v2.CutMix, cfg.SOLVER.CUTMIX)
+    chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+    if not chosen:
+        return lambda images, labels: (images, labels)
+    return v2.RandomChoice(chosen)
+
+
+def draw_edge(
+    edges: list[tuple[str, int, int]], probability: float, rng: np.random.Generator
+) -> tuple[str, int, int] | None:
+    """With `probability` one of `edges`, each as likely as the others (section 4.2), else None."""
+    if not edges or rng.random() >= probability:
+        return None
+    return edges[rng.integers(len(edges))]
+
+
+def autocast(cfg: CfgNode, device: str) -> AbstractContextManager:
+    """What SOLVER.AMP says, for forward and loss."""
+    dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[cfg.SOLVER.AMP]
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype)
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights; its counters and digest are just copied.
+
+    Args:
+        model: the average starts as a copy of it.
+        decay: share of the average that stays at each update. It is (1 + n) / (10 + n) at update n
+            where that is less, so that the first random weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, n: int) -> None:
+        decay = min(self.decay, (1 + n) / (10 + n))
+        ours, theirs = self.model.state_dict(), model.state_dict()
+        for name, average in ours.items():
+            if average.is_floating_point():
+                average.lerp_(theirs[name], 1 - decay)
+            else:
+                average.copy_(theirs[name])

@@ -1,5 +1,8 @@
 """What a run needs to go on is in one checkpoint, and nothing goes on that does not fit it."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +17,10 @@ from randwire_det.spec_config import check_same_spec
 from .config import flatten
 from .data import check_same_classes
 
-LAST, FINAL = "checkpoint_last.pth", "model_final.pth"
+CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds all that it takes to go on
+FINAL, BEST = "model_final.pth", "model_best.pth"  # weights alone
+KINDS = "classifier", "baseline"  # of checkpoint that a pretraining writes
+EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
 # What a resumed run may change: keys (or their beginnings) that leave the weights as they are.
 FREE = (
     "DATA.",
@@ -29,30 +35,86 @@ FREE = (
 )
 
 
-def find_checkpoint(output: Path, resume: bool) -> dict | None:
-    """The last checkpoint in `output` if the run is to go on from one.
+def architecture(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
+    """What a checkpoint says of the network, as arguments of `save_checkpoint`."""
+    if spec is not None:
+        return {"kind": "classifier", "spec": spec}
+    named = {"name": cfg.MODEL.NAME, "width": cfg.MODEL.WIDTH}
+    return {"kind": "baseline", "spec": None, "architecture": named}
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """Those of a run, newest first."""
+    return sorted(output.glob("checkpoint_*.pth"), reverse=True)
+
+
+def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list[str]]:
+    """The newest checkpoint in `output` that can be read, if the run is to go on from one.
+
+    Returns:
+        its path and content, and why newer ones were passed over. No path: there is none.
 
     Raises:
         UsageError: there is one and `resume` is not set, or only the weights of a finished run.
-        UserError: it cannot be read, or cannot be resumed from.
+        UserError: there are some, and none can be read.
     """
-    found = [name for name in (LAST, FINAL) if (output / name).exists()]
-    if found and not resume:
+    found = checkpoints(output)
+    weights = [output / name for name in (FINAL, BEST) if (output / name).exists()]
+    if (found or weights) and not resume:
         raise UsageError(
-            f"{output / found[0]} exists already: add --resume to go on with that run,"
+            f"{[*found, *weights][0]} exists already: add --resume to go on with that run,"
             " or choose another OUTPUT_DIR"
         )
-    if not found:
-        return None
-    if LAST not in found:
+    problems = []
+    for path in found:
+        try:
+            checkpoint = load_checkpoint(path, kinds=KINDS)
+            if not {"optimizer", "scaler", "ema", "config"} <= checkpoint.keys():
+                raise UserError(f"{path}: holds no state of a training run to go on from")
+            return path, checkpoint, problems
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(
+            f"no checkpoint in {output} can be read, the newest because: {problems[0]};"
+            " move them away to start anew"
+        )
+    if weights:
         raise UsageError(
-            f"{output / FINAL} is of a finished run, and there is no {LAST} to go on from:"
+            f"{weights[0]} is of an earlier run, and there is no checkpoint to go on from:"
             " choose another OUTPUT_DIR"
         )
-    checkpoint = load_checkpoint(output / LAST)
-    if not {"optimizer", "config"} <= checkpoint.keys():
-        raise UserError(f"{output / LAST}: holds no state of a training run to go on from")
-    return checkpoint
+    return None, {}, []
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep a second run out of OUTPUT_DIR, and clear away what a killed one left half-written.
+
+    The system releases the lock when this process ends, however it ends.
+
+    Raises:
+        UserError: another process is training into it, or the folder cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = (output / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR {output}: {error.strerror}") from None
+    with file:
+        try:
+            # Unlike flock, this is not handed down to the workers, which outlive a kill by seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"OUTPUT_DIR {output}: another process is training into it; wait for it, or choose"
+                " another OUTPUT_DIR"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        for leftover in output.glob(".*.pth.*.tmp"):
+            leftover.unlink()
+        yield
 
 
 def check_same_run(
@@ -63,7 +125,7 @@ def check_same_run(
     Raises:
         UserError: naming both sides and what to change.
     """
-    check_same_network(path, checkpoint, spec)
+    check_same_network(path, checkpoint, cfg, spec)
     then, now = flatten(yaml.safe_load(checkpoint["config"])), flatten(yaml.safe_load(cfg.dump()))
     for key in sorted(then.keys() | now.keys()):
         if not key.startswith(FREE) and then.get(key) != now.get(key):
@@ -79,17 +141,31 @@ def check_same_run(
         )
 
 
-def check_same_network(path: Path, checkpoint: dict, spec: NetworkSpec) -> None:
-    """Raises UserError where the checkpoint is no classifier, or not of `spec`."""
-    if checkpoint["kind"] != "classifier":
-        raise UserError(f"{path}: holds a {checkpoint['kind']}, expected a classifier")
-    check_same_spec(checkpoint["spec"], spec, str(path), "MODEL")
+def check_same_network(
+    path: Path, checkpoint: dict, cfg: CfgNode, spec: NetworkSpec | None
+) -> None:
+    """Raises UserError where the checkpoint is not of the network of the config."""
+    ours = architecture(cfg, spec)
+    if checkpoint["kind"] == ours["kind"] == "classifier":
+        check_same_spec(checkpoint["spec"], spec, str(path), "MODEL")
+    elif checkpoint["kind"] == ours["kind"]:
+        theirs = checkpoint["architecture"]
+        if theirs != ours["architecture"]:
+            raise UserError(
+                f"{path} holds a {theirs['name']} of width {theirs['width']}: set MODEL.NAME"
+                f" {theirs['name']} MODEL.WIDTH {theirs['width']}"
+            )
+    else:
+        name = "randwire" if spec is None else checkpoint["architecture"]["name"]
+        raise UserError(
+            f"{path} holds a {name}, MODEL.NAME is {cfg.MODEL.NAME}: set MODEL.NAME {name}"
+        )
 
 
-def load_weights(path: Path, checkpoint: dict, model: torch.nn.Module) -> None:
+def load_weights(path: Path, weights: dict, model: torch.nn.Module) -> None:
     """Raises UserError where a tensor is missing, superfluous or of another shape."""
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
         raise UserError(f"{path} does not fit the network of MODEL.*: {problem}") from None

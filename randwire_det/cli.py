@@ -11,14 +11,16 @@ from .generator import GRAPH_MODELS, REGIMES, generate
 from .spec import NetworkSpec
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], int | None]) -> None:
     """Run a command; a user's mistake becomes one line on stderr and an exit status.
 
-    So does what the system refuses: a full disk, a folder that may not be written to.
+    So does what the system refuses: a full disk, a folder that may not be written to. What `main`
+    returns is the exit status, None is 0.
     """
     try:
-        main()
+        status = main()
         sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

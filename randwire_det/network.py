@@ -90,6 +90,7 @@ class RandWire(nn.Module):
             if stage.name in wanted:
                 self.out_channels[stage.name], self.out_strides[stage.name] = channels, stride
         self.register_buffer("spec_digest", _digest_tensor(spec))
+        self._dropped: tuple[Node, int] | None = None
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -105,6 +106,45 @@ class RandWire(nn.Module):
             if name in self.out_channels:
                 features[name] = x
         return features
+
+    def droppable_edges(self) -> list[tuple[str, int, int]]:
+        """The edges whose target has other inputs, too: (source, target) nodes of a stage.
+
+        Returns:
+            (stage, source, target) of each, in the order of the spec.
+        """
+        return [
+            (stage.name, source, target)
+            for stage in self.spec.stages[: len(self.stage_names)]
+            if stage.dag is not None
+            for target, sources in enumerate(stage.dag.predecessors)
+            if len(sources) > 1
+            for source in sources
+        ]
+
+    def drop_edge(self, edge: tuple[str, int, int] | None) -> None:
+        """Leave one edge out of the forwards in training mode, until the next call (section 4.2).
+
+        The other edges keep their weights. In eval mode nothing is left out.
+
+        Args:
+            edge: one of `droppable_edges()`; None leaves none out.
+
+        Raises:
+            UserError: no such edge, or the only one into its target.
+        """
+        if edge is not None and edge not in self.droppable_edges():
+            raise UserError(f"edge {edge}: expected one of droppable_edges()")
+        if self._dropped is not None:
+            node, position = self._dropped
+            node.edge_mask[position] = 1
+            self._dropped = None
+        if edge is not None:
+            name, source, target = edge
+            stage = getattr(self, name)
+            node, position = stage.nodes[target], stage.dag.predecessors[target].index(source)
+            node.edge_mask[position] = 0
+            self._dropped = node, position
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         theirs = state_dict.get(prefix + "spec_digest")

@@ -27,6 +27,9 @@ class Node(nn.Module):
         if num_inputs > 1:
             # w = sigmoid(logit) is positive (footnote 4); zero starts every edge at one half.
             self.edge_logits = nn.Parameter(torch.zeros(num_inputs))
+            # 0 for an edge that a training step leaves out (RandWire.drop_edge). A factor, so that
+            # every weight stays in the graph: DDP waits for the gradient of each.
+            self.register_buffer("edge_mask", torch.ones(num_inputs), persistent=False)
         # Separable as in Xception (footnote 6): nothing stands between the two convolutions.
         self.depthwise = nn.Conv2d(
             in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
@@ -43,6 +46,8 @@ class Node(nn.Module):
         if len(inputs) == 1:
             return inputs[0]
         weights = self.edge_logits.sigmoid()
+        if self.training:
+            weights = weights * self.edge_mask
         total = inputs[0] * weights[0]
         for data, weight in zip(inputs[1:], weights[1:], strict=True):
             total = torch.addcmul(total, data, weight)

@@ -58,3 +58,25 @@ def assert_refused(done: subprocess.CompletedProcess, *fragments: str) -> None:
     assert len(done.stderr.splitlines()) == 1
     for fragment in fragments:
         assert fragment in done.stderr
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory) -> Path:
+    """Class folders of three colours that are easily told apart."""
+    from pretrain_helpers import make_folders
+
+    return make_folders(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def unbroken(colours, tmp_path_factory) -> Path:
+    """The OUTPUT_DIR of a pretraining that ran through: `pretrain_helpers.TINY` on `colours`."""
+    import torch
+    from pretrain_helpers import tiny
+
+    from pretrain import commands
+
+    torch.set_num_threads(1)  # as in the subprocesses, so that sums are the same
+    output = tmp_path_factory.mktemp("unbroken") / "run"
+    assert commands.train(tiny(colours, output)) == 0
+    return output

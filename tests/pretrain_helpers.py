@@ -74,8 +74,8 @@ def tool(*args):
     return done.returncode, done.stdout, done.stderr
 
 
-def metrics(output):
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+def metrics(output, name="metrics.jsonl"):
+    return [json.loads(line) for line in (output / name).read_text().splitlines()]
 
 
 def message_of(call, *args, **kwargs):

@@ -7,13 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def evaluate(spec, tensors: dict[str, Tensor], image: Tensor, training: bool) -> dict[str, Tensor]:
+def evaluate(
+    spec, tensors: dict[str, Tensor], image: Tensor, training: bool, without=None
+) -> dict[str, Tensor]:
     """All stages of a trunk: {"conv1": map, ...}, differentiable in `tensors` and `image`.
 
     Args:
         tensors: parameters and buffers of the trunk by name. In training, running statistics in it
             are updated in place.
         training: whether BN takes the statistics of the batch.
+        without: an edge to leave out, (stage, source, target).
     """
     maps = {}
     for stage in spec.stages:
@@ -24,18 +27,26 @@ def evaluate(spec, tensors: dict[str, Tensor], image: Tensor, training: bool) ->
             image = F.conv2d(image, own["conv.weight"], stride=stage.stride, padding=1)
             image = batch_norm(image, own, "norm", training)
         else:
-            image = random_wiring(stage, own, image, training)
+            gone = without[1:] if without is not None and without[0] == stage.name else None
+            image = random_wiring(stage, own, image, training, gone)
         maps[stage.name] = image
     return maps
 
 
-def random_wiring(stage, own: dict[str, Tensor], unique_input: Tensor, training: bool) -> Tensor:
+def random_wiring(
+    stage, own: dict[str, Tensor], unique_input: Tensor, training: bool, gone=None
+) -> Tensor:
     edges, sent = sorted(stage.dag.edges), {}
     for node in range(stage.dag.num_nodes):
         received = [sent[a] for a, b in edges if b == node] or [unique_input]
         if len(received) > 1:
             weights = own[f"nodes.{node}.edge_logits"].sigmoid()
-            received = [weight * data for weight, data in zip(weights, received, strict=True)]
+            senders = [a for a, b in edges if b == node]
+            received = [
+                weight * data
+                for weight, data, sender in zip(weights, received, senders, strict=True)
+                if (sender, node) != gone
+            ]
         x = F.relu(sum(received))
         stride = 1 if any(b == node for _, b in edges) else stage.stride
         depthwise = own[f"nodes.{node}.depthwise.weight"]

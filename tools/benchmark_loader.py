@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Measure how fast the training images of a config are read, and how many workers a rate takes."""
 
-import argparse
 import itertools
 import json
 import math
@@ -13,9 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.config import check, get_cfg
+from pretrain.config import add_config_arguments, check, read_config
 from randwire_det import cli
-from randwire_det.config_files import merge_config
 from randwire_det.errors import UsageError
 
 
@@ -25,13 +23,7 @@ def parse_args():
         "python tools/benchmark_loader.py --config-file pretrain/randwire_ws_c109.yaml"
         " --rate 3000 --workers 1 8 16 DATA.ROOT datasets/imagenet",
     )
-    parser.add_argument(
-        "--config-file",
-        required=True,
-        default=argparse.SUPPRESS,
-        metavar="YAML",
-        help="a file, or the name of a shipped one, such as pretrain/randwire_ws_c109.yaml",
-    )
+    add_config_arguments(parser)
     parser.add_argument("--rate", type=float, default=3000, help="to feed, images/s")
     parser.add_argument(
         "--seconds", type=float, default=10, help="to measure each number of workers"
@@ -40,13 +32,6 @@ def parse_args():
         "--workers", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of them to measure"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change; all of them stand in pretrain/config.py",
-    )
     args = parser.parse_intermixed_args()
     for option, value in (("--rate", args.rate), ("--seconds", args.seconds)):
         if not value > 0:
@@ -58,8 +43,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    cfg = get_cfg()
-    merge_config(cfg, args.config_file, args.overrides)
+    cfg = read_config(args)
     check(cfg)
     from pretrain.data import open_data  # takes seconds; a wrong config is told at once
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Train a RandWire classifier on class folders, DATA.ROOT/{train,val}/<class>/<image>."""
+"""Train a RandWire classifier, or a baseline, on DATA.ROOT/{train,val}/<class>/<image>.
 
-import argparse
+On several GPUs of one machine with --num-gpus, on several machines with torchrun. SIGTERM and
+SIGINT finish the step, write a checkpoint and leave with status 75.
+"""
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.config import get_cfg
+from pretrain.config import add_config_arguments, read_config
+from pretrain.launch import launch, restarted, told_once
 from randwire_det import cli
-from randwire_det.config_files import merge_config
 
 
 def parse_args():
@@ -18,40 +21,40 @@ def parse_args():
         "python tools/pretrain_imagenet.py --config-file pretrain/randwire_ws_c109.yaml"
         " DATA.ROOT datasets/imagenet MODEL.SEED 2 OUTPUT_DIR output/c109_seed2",
     )
+    add_config_arguments(parser)
     parser.add_argument(
-        "--config-file",
-        required=True,
-        default=argparse.SUPPRESS,
-        metavar="YAML",
-        help="a file, or the name of a shipped one, such as pretrain/randwire_ws_c109.yaml",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from OUTPUT_DIR/checkpoint_last.pth"
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in OUTPUT_DIR, if there is one",
     )
     parser.add_argument(
         "--eval-only",
         action="store_true",
-        help="test MODEL.WEIGHTS, or with --resume its checkpoint",
+        help="test MODEL.WEIGHTS, or with --resume the newest checkpoint",
     )
     parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change; all of them stand in pretrain/config.py",
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one a GPU; without CUDA they share the CPU",
     )
     return parser.parse_intermixed_args()
 
 
-def main():
+def main() -> int:
     args = parse_args()
-    cfg = get_cfg()
-    merge_config(cfg, args.config_file, args.overrides)
-    cfg.freeze()
-    from pretrain import commands  # takes seconds; a wrong config is told at once
+    cfg = told_once(lambda: read_config(args))
+    status = launch(args.num_gpus)
+    if status is not None:
+        return status
+    from pretrain import commands, parallel  # takes seconds; a wrong config is told at once
 
-    command = commands.evaluate_only if args.eval_only else commands.train
-    command(cfg, resuming=args.resume)
+    with parallel.joined() as world:
+        if args.eval_only:
+            commands.evaluate_only(cfg, resuming=args.resume, world=world)
+            return 0
+        return commands.train(cfg, resuming=args.resume or restarted(), world=world)
 
 
 if __name__ == "__main__":

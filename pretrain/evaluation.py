@@ -1,0 +1,57 @@
+"""Top-1 and top-5 accuracy, over all processes, every image exactly once."""
+
+import torch
+from torch import nn
+
+from .data import Loader, Normalise, in_order
+from .parallel import World
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    normalise: Normalise,
+    loader: Loader,
+    *,
+    batch_size: int,
+    world: World,
+    stopping=False,
+) -> dict[str, float] | None:
+    """Test a model on all images of the loader's data set.
+
+    Args:
+        batch_size: of each process.
+        stopping: looked at before every batch; where it becomes true in any process, all give up.
+
+    Returns:
+        {"top1", "top5", "images", "bad_images"}: percentages of the images whose class comes first,
+        or among the first five; how many images that is, and how many could not be read and are
+        left out. None after giving up.
+    """
+    model.eval()
+    counted = world.together(lambda: _count(model, normalise, loader, batch_size, world, stopping))
+    if world.any(stopping):
+        return None
+    *hits, images, bad = world.sum(torch.tensor(counted)).tolist()
+    top1, top5 = (100 * count / max(images, 1) for count in hits)
+    return {"top1": top1, "top5": top5, "images": images, "bad_images": bad}
+
+
+def _count(model, normalise, loader, batch_size, world, stopping) -> list[int]:
+    """First hits, hits among five, images and unreadable ones of this process' share."""
+    dataset = loader.dataset
+    top = min(5, len(dataset.classes))
+    mine = in_order(len(dataset))[world.rank :: world.size]
+    batches = [mine[at : at + batch_size] for at in range(0, len(mine), batch_size)]
+    hits = torch.zeros(2, dtype=torch.int64, device=normalise.mean.device)
+    images = bad = 0
+    for batch in loader(batches):
+        if stopping:
+            break
+        bad += len(batch.bad)
+        if len(batch.labels):
+            images += len(batch.labels)
+            ranked = model(normalise(batch.images)).topk(top).indices
+            correct = ranked == batch.labels.to(ranked.device).unsqueeze(1)
+            hits += torch.stack([correct[:, 0].sum(), correct.sum()])
+    return [*hits.tolist(), images, bad]

@@ -1,0 +1,138 @@
+"""One process or many: who this process is, and how all of them come to one decision."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from randwire_det.errors import UserError
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training, and which of them this is.
+
+    Attributes:
+        rank, size: of all processes; rank 0 writes the files and speaks.
+        local_rank: among the processes of this machine; the GPU it takes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, the same in each, on the CPU."""
+        values = values.cpu()
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return bool(flag) if self.size == 1 else bool(self.sum(torch.tensor(int(bool(flag)))))
+
+    def gather(self, values: list) -> list:
+        """The lists of all processes, one after the other."""
+        if self.size == 1:
+            return values
+        gathered = [None] * self.size
+        dist.all_gather_object(gathered, values)
+        return [value for part in gathered for value in part]
+
+    def broadcast(self, tensors: list[Tensor]) -> None:
+        """Give all processes the values of the first, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def together(self, call: Callable[[], Result]) -> Result:
+        """`call()` in every process; where one cannot do it, all leave, and that one says why.
+
+        Raises:
+            UserError: of `call`, in the first process that met one.
+            SystemExit: in the others, with the same status.
+        """
+        if self.size == 1:
+            return call()
+        result = error = None
+        try:
+            result = call()
+        except UserError as caught:
+            error = caught
+        # The first to fail has the largest number; two processes may fail for reasons of their own.
+        news = torch.tensor([self.size - self.rank, error.exit_status] if error else [0, 0])
+        dist.all_reduce(news, dist.ReduceOp.MAX)
+        number, status = news.tolist()
+        if number == 0:
+            return result
+        if error is not None and number == self.size - self.rank:
+            raise error
+        sys.exit(status)
+
+    def parallel(self, model: nn.Module, device: str) -> nn.Module:
+        """The model with gradients averaged over all processes."""
+        if self.size == 1:
+            return model
+        devices = None if device == "cpu" else [torch.device(device)]
+        return DistributedDataParallel(model, device_ids=devices)
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The world that torchrun or `launch` has started this process in, or that of one process."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if "RANK" not in os.environ or size == 1:
+        yield World()
+        return
+    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", 0)))
+    # Decisions are taken on the CPU, so that no GPU has to be waited for.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+class Stopping:
+    """Whether this process was asked to stop: by SIGTERM, by SIGINT, or because its launcher died.
+
+    The step at hand is finished then; a second SIGINT interrupts at once.
+    """
+
+    def __init__(self):
+        self.reason = ""
+        self._parent = os.getppid()
+
+    def __bool__(self) -> bool:
+        # A launcher killed by force cannot tell its processes.
+        if not self.reason and "LOCAL_RANK" in os.environ and os.getppid() != self._parent:
+            self.reason = "the end of its launcher"
+        return bool(self.reason)
+
+    def __enter__(self) -> "Stopping":
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        self.reason = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
