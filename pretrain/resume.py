@@ -112,7 +112,7 @@ def locked(output: Path) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        for leftover in output.glob(".*.pth.*.tmp"):
+        for leftover in output.glob(".*.tmp"):
             leftover.unlink()
         yield
 

@@ -57,7 +57,7 @@ def tiny(root, output, *overrides):
     return cfg
 
 
-def start(*args, stdout=subprocess.PIPE):
+def start(*args, stdout=subprocess.PIPE, **options):
     """tools/pretrain_imagenet.py as a process that runs on."""
     return subprocess.Popen(
         [sys.executable, str(REPO / "tools" / "pretrain_imagenet.py"), *map(str, args)],
@@ -65,6 +65,7 @@ def start(*args, stdout=subprocess.PIPE):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **options,
     )
 
 
