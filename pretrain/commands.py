@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,6 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
     """
     output = Path(cfg.OUTPUT_DIR)
     with ExitStack() as stack:
-        stopping = stack.enter_context(Stopping())
         stack.enter_context(logging_to(None, enabled=world.is_first))
         spec, train_data, val_data, (path, checkpoint, passed_over) = world.together(
             lambda: _prepare(cfg, resuming, world)
@@ -52,6 +52,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             replace_file(output / "config.yaml", lambda file: file.write(text))
             stack.enter_context(logging_to(output))
 
+        stopping = stack.enter_context(Stopping())
         world.together(begin if world.is_first else lambda: None)
         device = _device(cfg, world)
         trainer = Trainer(cfg, spec, train_data, val_data, device, world)
@@ -60,11 +61,12 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         for problem in passed_over:
             logger.warning(f"passed over {problem}")
         if path is not None:
-            world.together(lambda: trainer.restore(path, checkpoint))
+            world.together(partial(trainer.restore, path, checkpoint))
             logger.info(f"resume   {path}, after iteration {start} of {total}")
             before = checkpoint["progress"]["processes"]
             if before != world.size:
                 logger.info(f"resume   that was with {before} processes: sums differ in rounding")
+            del checkpoint  # as large as the model and its optimizer
         elif resuming:
             logger.info(f"resume   {output} holds no checkpoint: starting from scratch")
         if not trainer.run(stopping):

@@ -178,7 +178,7 @@ class Trainer:
         self.scaler.update()
         self.state["iteration"] += 1
         if self.average:
-            self.average.update(self.model, self.state["iteration"])
+            self.average.update(self.state["iteration"])
         # Read later, in bulk: a look at a number waits for a GPU.
         self.fresh_losses.append(total)
         self.bad_paths += [path for part in parts for path in part.bad]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from randwire_det.checkpoint import Preprocessing
@@ -161,13 +162,14 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        ours, theirs = self.model.state_dict(), model.state_dict()  # views: they stay the latest
+        averaged = [name for name, tensor in ours.items() if tensor.is_floating_point()]
+        self._averages = [ours[name] for name in averaged], [theirs[name] for name in averaged]
+        self._copies = [(ours[name], theirs[name]) for name in ours.keys() - set(averaged)]
 
-    @torch.no_grad()
-    def update(self, model: nn.Module, n: int) -> None:
+    def update(self, n: int) -> None:
+        """Take in the model's weights as they are now."""
         decay = min(self.decay, (1 + n) / (10 + n))
-        ours, theirs = self.model.state_dict(), model.state_dict()
-        for name, average in ours.items():
-            if average.is_floating_point():
-                average.lerp_(theirs[name], 1 - decay)
-            else:
-                average.copy_(theirs[name])
+        get_ema_multi_avg_fn(decay)(*self._averages, n)
+        for ours, theirs in self._copies:
+            ours.copy_(theirs)

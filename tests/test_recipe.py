@@ -216,18 +216,27 @@ def test_weight_average_equals_the_plain_sum():
             model.weight.copy_(torch.randn(3))
         model.num_batches_tracked += 1
         history.append(model.weight.detach().clone())
-        average.update(model, n)
+        average.update(n)
     expected = history[0] * 0.5**4 + sum(
         0.5 * 0.5 ** (4 - k) * value for k, value in enumerate(history[1:], 1)
     )
     torch.testing.assert_close(average.model.weight, expected)
     assert average.model.num_batches_tracked == 4
-    early = recipe.WeightAverage(nn.BatchNorm1d(1), 0.9999)
-    early.update(model_of(5.0), 1)
+    model = nn.BatchNorm1d(1)
+    early = recipe.WeightAverage(model, 0.9999)
+    nn.init.constant_(model.weight, 5.0)
+    early.update(1)  # the random start counts for little: 2 / 11
     torch.testing.assert_close(early.model.weight.item(), 1 * 2 / 11 + 5 * 9 / 11)
 
 
-def model_of(value):
-    model = nn.BatchNorm1d(1)
-    nn.init.constant_(model.weight, value)
-    return model
+def test_sync_bn_replaces_every_bn_and_keeps_its_names(folders, tmp_path):
+    """What it computes takes several GPUs to see."""
+    cfg = config("randwire_ws_c78", folders, tmp_path)
+    plain = list(trainer_of(cfg).model.state_dict())
+    trainer = trainer_of(config("randwire_ws_c78", folders, tmp_path, "MODEL.SYNC_BN", True))
+    assert list(trainer.model.state_dict()) == plain
+    kinds = {type(module) for module in trainer.model.modules()}
+    assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds
+    free = trainer.optimizer.param_groups[1]["params"]
+    norms = [each for each in trainer.model.modules() if isinstance(each, nn.SyncBatchNorm)]
+    assert {id(norm.weight) for norm in norms} <= {id(parameter) for parameter in free}
