@@ -24,6 +24,7 @@ from randwire_det.spec_config import add_spec_config
 
 from .baselines import baseline_complexity
 from .config import flatten
+from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER, Paper
 
 FINAL = "model_final.pth"
 # Config keys, or their beginnings, in which the runs of a row may differ. SOLVER.ACCUMULATE is not
@@ -32,47 +33,7 @@ IRRELEVANT = (
     *("SEED", "OUTPUT_DIR", "DEVICE", "COMPILE", "LOG_PERIOD", "CHECKPOINT"),
     *("DATA.", "TEST.", "MODEL.WEIGHTS", "INPUT.TEST_SIZE"),
 )
-BASELINE_NAMES = {
-    "resnet50": "ResNet-50",
-    "resnet101": "ResNet-101",
-    "resnext50_32x4d": "ResNeXt-50",
-    "resnext101_32x4d": "ResNeXt-101",
-}
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A row of the paper, as printed there: percent, multiply-adds and parameters."""
-
-    table: str
-    epochs: int
-    top1: str
-    top5: str
-    macs: str
-    params: str
-
-
-WS = "RandWire-WS(4, 0.75), C="
-PAPER = {  # by the name of the network and the test size
-    (f"{WS}78", 224): Paper(
-        *("Table 2", 250, "74.7 ± 0.25", "92.2 ± 0.15", "583 ± 6.2 M", "5.6 ± 0.1 M")
-    ),
-    ("ResNet-50", 224): Paper("Table 3", 100, "77.1", "93.5", "4.1 G", "25.6 M"),
-    ("ResNeXt-50", 224): Paper("Table 3", 100, "78.4", "94.0", "4.2 G", "25.0 M"),
-    (f"{WS}109", 224): Paper(
-        *("Table 3", 100, "79.0 ± 0.17", "94.4 ± 0.11", "4.0 ± 0.09 G", "31.9 ± 0.66 M")
-    ),
-    ("ResNet-101", 224): Paper("Table 3", 100, "78.8", "94.4", "7.8 G", "44.6 M"),
-    ("ResNeXt-101", 224): Paper("Table 3", 100, "79.5", "94.6", "8.0 G", "44.2 M"),
-    (f"{WS}154", 224): Paper(
-        *("Table 3", 100, "80.1 ± 0.19", "94.8 ± 0.18", "7.9 ± 0.18 G", "61.5 ± 1.32 M")
-    ),
-    (f"{WS}154", 320): Paper(
-        *("Table 4", 100, "81.6 ± 0.13", "95.6 ± 0.07", "16.0 ± 0.36 G", "61.5 ± 1.32 M")
-    ),
-}
 OTHER = "other"  # the heading of what the paper has no row for
-IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.summary import Paper, Row, Spread, read_runs, summarize
+from pretrain.paper import Paper
+from pretrain.summary import Row, Spread, read_runs, summarize
 from randwire_det import cli
 
 HEADER = (
