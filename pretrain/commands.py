@@ -194,7 +194,7 @@ def _device(cfg: CfgNode, world: World) -> str:
 def _describe(trainer: Trainer) -> None:
     """What is about to happen, before it takes days."""
     cfg, spec, size = trainer.cfg, trainer.spec, trainer.cfg.INPUT.SIZE
-    classes, device = len(trainer.train_data.classes), trainer.device
+    classes, device = len(trainer.train_data.classes), trainer.learner.device
     if spec is not None:
         name, count = spec.describe(), complexity(spec, size, classes, cfg.MODEL.HEAD_CHANNELS)
     else:
@@ -212,7 +212,7 @@ def _describe(trainer: Trainer) -> None:
     )
     logger.info(
         f"data     {cfg.DATA.ROOT}: {len(trainer.train_data)} images to train on,"
-        f" {len(trainer.val_data)} to test on, {classes} classes"
+        f" {len(trainer.val_loader.dataset)} to test on, {classes} classes"
     )
     each = f"each of {processes} processes: " if processes > 1 else ""
     logger.info(f"device   {each}{torch.device(device).type}, {machine}")

@@ -7,27 +7,25 @@ weights.
 
 import logging
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
 from randwire_det.checkpoint import save_checkpoint
 from randwire_det.errors import UserError
 from randwire_det.spec import NetworkSpec
 
-from . import recipe, resume
+from . import resume
 from .curves import draw_curves
-from .data import Batch, ClassFolders, Loader, Normalise, epoch_plan
+from .data import Batch, ClassFolders, Loader, epoch_plan
 from .evaluation import evaluate
+from .learner import Learner
 from .log import Metrics, accuracy, duration, logger, progress_bar
 from .parallel import Stopping, World
-
-DROPOUT, EDGES = 0, 1  # streams of random numbers
 
 
 class Trainer:
@@ -49,51 +47,28 @@ class Trainer:
         world: World,
     ):
         self.cfg, self.spec, self.output = cfg, spec, Path(cfg.OUTPUT_DIR)
-        self.train_data, self.val_data = train_data, val_data
-        self.device, self.world = device, world
-        self.preprocessing = recipe.preprocessing_from_cfg(cfg)
-        self.normalise = Normalise(self.preprocessing).to(device)
+        self.train_data, self.world = train_data, world
         loading = {"workers": cfg.DATA.NUM_WORKERS, "prefetch": cfg.DATA.PREFETCH}
         self.train_loader, self.val_loader = (
             Loader(dataset, **loading) for dataset in (train_data, val_data)
         )
-        num_classes = len(train_data.classes)
-        torch.manual_seed(cfg.SEED)
-        model = recipe.build_model(cfg, spec, num_classes)
-        if cfg.MODEL.SYNC_BN:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self.edges = self.model.trunk.droppable_edges() if spec else []
-        self.optimizer = recipe.build_optimizer(cfg, self.model)
-        self.scaler = torch.amp.GradScaler(
-            torch.device(device).type, enabled=cfg.SOLVER.AMP == "fp16"
-        )
-        self.mix = recipe.mixing(cfg, num_classes)
-        decay = cfg.SOLVER.EMA_DECAY
-        self.average = recipe.WeightAverage(self.model, decay) if decay > 0 else None
-        if cfg.COMPILE:
-            self.model.compile()  # in place: the names in the state dict stay
-        self.parallel_model = world.parallel(self.model, device)
         self.epoch_length = len(train_data) // cfg.SOLVER.BATCH_SIZE
         self.total = cfg.SOLVER.EPOCHS * self.epoch_length
+        self.learner = Learner(
+            *(cfg, spec, len(train_data.classes)),
+            device=device,
+            world=world,
+            epoch_length=self.epoch_length,
+        )
         self.state = {"iteration": 0, "epoch_length": self.epoch_length, "bad_images": 0}
         self.state |= {"train_images": len(train_data), "losses": []}
         self.state |= {"top1": None, "top5": None, "best_top1": None, "best_epoch": None}
         self.fresh_losses: list[Tensor] = []  # of this process, not in the state yet
         self.bad_paths: list[str] = []
 
-    @property
-    def tested_model(self) -> nn.Module:
-        """The model that is tested and put out: the average where there is one."""
-        return self.average.model if self.average else self.model
-
     def restore(self, path: Path, checkpoint: dict) -> None:
         """Go on where the checkpoint (of `resume.find_checkpoint`) stopped."""
-        resume.load_weights(path, checkpoint["model"], self.model)
-        if self.average:
-            resume.load_weights(path, checkpoint["ema"], self.average.model)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.learner.load_state_dict(path, checkpoint)
         self.state = {key: checkpoint["progress"][key] for key in self.state}
 
     def run(self, stopping: Stopping) -> bool:
@@ -116,7 +91,7 @@ class Trainer:
         with self.bar, self.metrics:
             finished = self.train()
             if finished:
-                self.save(resume.FINAL)
+                self.save_weights(resume.FINAL)
             elif self.saved_at != self.state["iteration"]:
                 self.save_checkpoint()
         if self.world.is_first:
@@ -136,7 +111,7 @@ class Trainer:
         """The rest of an epoch, in whole batches; False where a process was asked to stop."""
         cfg = self.cfg
         period = max(1, round(cfg.CHECKPOINT_PERIOD * self.epoch_length))
-        self.model.train()
+        self.learner.model.train()
         batches = self.train_loader(self.shares(epoch))
         for _ in range(self.state["iteration"], (epoch + 1) * self.epoch_length):
             self.step(
@@ -162,59 +137,11 @@ class Trainer:
         return list(mine.reshape(-1, *mine.shape[2:]))
 
     def step(self, parts: list[Batch]) -> None:
-        """One update, from this process' share of the batch."""
-        self.set_learning_rate()
-        self.drop_edge()
-        torch.manual_seed(int(self.seed(DROPOUT, self.world.rank).generate_state(1)[0]))
-        self.optimizer.zero_grad()
-        total = 0.0
-        for number, part in enumerate(parts, start=1):
-            apart = number < len(parts) and self.world.size > 1
-            with self.parallel_model.no_sync() if apart else nullcontext():
-                loss = self.loss(part) / len(parts)
-                self.scaler.scale(loss).backward()
-            total = total + loss.detach()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.state["iteration"] += 1
-        if self.average:
-            self.average.update(self.state["iteration"])
+        """One iteration."""
         # Read later, in bulk: a look at a number waits for a GPU.
-        self.fresh_losses.append(total)
+        self.fresh_losses.append(self.learner.step(self.state["iteration"], parts))
         self.bad_paths += [path for part in parts for path in part.bad]
-
-    def set_learning_rate(self) -> None:
-        """For the iteration that comes now."""
-        solver = self.cfg.SOLVER
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(
-                self.state["iteration"],
-                start=solver.WARMUP_LR,
-                peak=recipe.peak_lr(self.cfg),
-                warmup=solver.WARMUP_EPOCHS * self.epoch_length,
-                total=self.total,
-            )
-
-    def drop_edge(self) -> None:
-        """By lot, for the iteration that comes now; the same one in all processes, which train on
-        one mini-batch together."""
-        if self.edges:
-            rng = np.random.default_rng(self.seed(EDGES, 0))
-            edge = recipe.draw_edge(self.edges, self.cfg.MODEL.EDGE_DROP, rng)
-            self.model.trunk.drop_edge(edge)
-
-    def loss(self, part: Batch) -> Tensor:
-        """Of one part of the batch, as a mean over its images."""
-        labels = part.labels.to(self.device, non_blocking=True)
-        images, labels = self.mix(self.normalise(part.images), labels)
-        with recipe.autocast(self.cfg, self.device):
-            logits = self.parallel_model(images)
-            return recipe.classification_loss(logits, labels, self.cfg.SOLVER.LABEL_SMOOTHING)
-
-    def seed(self, stream: int, rank: int) -> np.random.SeedSequence:
-        """Of the iteration that comes now."""
-        key = (stream, self.state["iteration"], rank)
-        return np.random.SeedSequence(self.cfg.SEED, spawn_key=key)
+        self.state["iteration"] += 1
 
     def collect(self) -> None:
         """Take what the latest steps have left in all processes into the state.
@@ -240,7 +167,7 @@ class Trainer:
 
     def check_weights(self) -> None:
         """The last update may have spoilt them after the last loss was still good."""
-        for name, value in self.model.state_dict().items():
+        for name, value in self.learner.model.state_dict().items():
             if not value.isfinite().all():
                 self.diverged(f"{name} is not finite after iteration {self.state['iteration']}")
 
@@ -249,7 +176,7 @@ class Trainer:
         self.collect()
         iteration, losses = self.state["iteration"], self.state["losses"]
         self.state["losses"] = []
-        loss, lr = float(np.mean(losses)), self.optimizer.param_groups[0]["lr"]
+        loss, lr = float(np.mean(losses)), self.learner.optimizer.param_groups[0]["lr"]
         epoch, now = -(-iteration // self.epoch_length), time.perf_counter()
         # Of this start of the run: what was done before it took another time.
         done = iteration - max(self.begun_at, iteration - len(losses))
@@ -288,10 +215,11 @@ class Trainer:
         if iteration == 0 or (iteration % period and iteration != self.total):
             return True
         # Every process has its own BN statistics; the first one's are those that are kept.
-        self.world.broadcast(list(self.tested_model.buffers()))
+        model = self.learner.tested_model
+        self.world.broadcast(list(model.buffers()))
         result = evaluate(
-            self.tested_model,
-            self.normalise,
+            model,
+            self.learner.normalise,
             self.val_loader,
             batch_size=self.cfg.SOLVER.BATCH_SIZE // self.world.size,
             world=self.world,
@@ -307,7 +235,7 @@ class Trainer:
         logger.info(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}, {accuracy(result)}{bad}")
         if self.state["best_top1"] is None or result["top1"] > self.state["best_top1"]:
             self.state |= {"best_top1": result["top1"], "best_epoch": epoch}
-            self.save(resume.BEST)
+            self.save_weights(resume.BEST)
         self.since = time.perf_counter()
         return True
 
@@ -315,36 +243,31 @@ class Trainer:
         """Write all that it takes to go on, and remove the oldest file of its kind."""
         self.collect()
         self.world.together(self.check_weights)
-        self.save(
-            resume.CHECKPOINT.format(self.state["iteration"]),
-            model=self.model,
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
-            ema=self.average.model.state_dict() if self.average else None,
-        )
+        name = resume.CHECKPOINT.format(self.state["iteration"])
+        self.save(name, self.state, **self.learner.state_dict())
         self.saved_at = self.state["iteration"]
         if self.world.is_first:
             self.metrics.flush()
             for path in resume.checkpoints(self.output)[self.cfg.CHECKPOINTS_KEPT :]:
                 path.unlink()
 
-    def save(self, name: str, model: nn.Module | None = None, **extra) -> None:
-        """Write a checkpoint to OUTPUT_DIR, of the tested model unless another is given."""
-        progress = self.state | {"epoch": self.state["iteration"] // self.epoch_length}
-        progress["processes"] = self.world.size
-        if "optimizer" not in extra:
-            del progress["losses"]
+    def save_weights(self, name: str) -> None:
+        """Write the tested model, for use and not to go on from."""
+        progress = {key: value for key, value in self.state.items() if key != "losses"}
+        self.save(name, progress, model=self.learner.tested_model.state_dict())
+
+    def save(self, name: str, progress: dict, **tensors) -> None:
+        progress = progress | {"epoch": self.state["iteration"] // self.epoch_length}
 
         def write():
             save_checkpoint(
                 self.output / name,
-                model=(model or self.tested_model).state_dict(),
-                preprocessing=self.preprocessing,
+                preprocessing=self.learner.preprocessing,
                 classes=self.train_data.classes,
-                progress=progress,
+                progress=progress | {"processes": self.world.size},
                 config=self.cfg.dump(),
                 **resume.architecture(self.cfg, self.spec),
-                **extra,
+                **tensors,
             )
 
         self.world.together(write if self.world.is_first else lambda: None)

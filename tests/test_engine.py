@@ -187,17 +187,17 @@ def test_the_average_is_tested_and_put_out(colours, tmp_path):
 def test_amp_computes_in_its_type_and_keeps_the_weights_in_fp32(colours, tmp_path, amp, dtype):
     trainer = trainer_of(tiny(colours, tmp_path / "run", "SOLVER.AMP", amp))
     seen = set()
-    for module in trainer.model.modules():
+    for module in trainer.learner.model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
-    trainer.model.train()
+    trainer.learner.model.train()
     for batch in trainer.train_loader(trainer.shares(0)[:3]):
         trainer.step([batch])
     trainer.collect()
     assert seen == {dtype}
     assert all(np.isfinite(trainer.state["losses"]))
-    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
-    assert bool(trainer.scaler.state_dict()) == (amp == "fp16")
+    assert {parameter.dtype for parameter in trainer.learner.model.parameters()} == {torch.float32}
+    assert bool(trainer.learner.scaler.state_dict()) == (amp == "fp16")
 
 
 def test_maps_are_channels_last_all_the_way(colours, tmp_path):
@@ -207,11 +207,11 @@ def test_maps_are_channels_last_all_the_way(colours, tmp_path):
     def look(module, args, output):
         contiguous.append(output.is_contiguous(memory_format=torch.channels_last))
 
-    for module in trainer.model.modules():
+    for module in trainer.learner.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.register_forward_hook(look)
     (batch,) = trainer.train_loader(trainer.shares(0)[:1])
-    trainer.loss(batch)
+    trainer.learner.loss(batch)
     assert contiguous and all(contiguous)
 
 
@@ -221,9 +221,9 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(colours, tmp_path):
     def gradients(parts):
         cfg = tiny(colours, tmp_path / f"run{parts}", "SOLVER.ACCUMULATE", parts)
         trainer = trainer_of(cfg)
-        trainer.model.eval()
+        trainer.learner.model.eval()
         trainer.step(list(trainer.train_loader(trainer.shares(0)[:parts])))
-        return {name: each.grad for name, each in trainer.model.named_parameters()}
+        return {name: each.grad for name, each in trainer.learner.model.named_parameters()}
 
     whole, halves = gradients(1), gradients(2)
     for name, gradient in whole.items():
@@ -236,16 +236,16 @@ def test_compiled_and_eager_training_agree(colours, tmp_path):
 
     def one(*overrides):
         trainer = trainer_of(tiny(colours, tmp_path / "run", *least, *overrides))
-        trainer.model.train()
+        trainer.learner.model.train()
         trainer.step(list(trainer.train_loader(trainer.shares(0)[:1])))
         trainer.collect()
         return trainer
 
     eager, compiled = one(), one("COMPILE", True)
     assert compiled.state["losses"] == pytest.approx(eager.state["losses"], rel=1e-4)
-    assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
-    gradients = {name: each.grad for name, each in compiled.model.named_parameters()}
-    for name, parameter in eager.model.named_parameters():
+    assert list(compiled.learner.model.state_dict()) == list(eager.learner.model.state_dict())
+    gradients = {name: each.grad for name, each in compiled.learner.model.named_parameters()}
+    for name, parameter in eager.learner.model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4)
 
 

@@ -32,13 +32,17 @@ def one_step(world, cfg):
     """Gradients of a step with BN in eval mode, whose statistics would be those of a share."""
     train_data, val_data = data.open_data(cfg)
     trainer = Trainer(cfg, recipe.network_of(cfg), train_data, val_data, "cpu", world)
-    trainer.model.eval()
+    trainer.learner.model.eval()
     parts = cfg.SOLVER.ACCUMULATE
     trainer.step(list(trainer.train_loader(trainer.shares(0)[:parts])))
     trainer.collect()
-    gradients = {name: each.grad.clone() for name, each in trainer.model.named_parameters()}
+    gradients = {name: each.grad.clone() for name, each in trainer.learner.model.named_parameters()}
     result = evaluate(
-        trainer.model, trainer.normalise, trainer.val_loader, batch_size=4, world=world
+        trainer.learner.model,
+        trainer.learner.normalise,
+        trainer.val_loader,
+        batch_size=4,
+        world=world,
     )
     return gradients, trainer.state["losses"], result
 

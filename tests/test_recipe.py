@@ -61,16 +61,16 @@ def trainer_of(cfg):
 def test_every_config_takes_two_steps(name, folders, tmp_path):
     small = ["INPUT.SIZE", 32, "INPUT.TEST_SIZE", 32, "SOLVER.BATCH_SIZE", 2]
     trainer = trainer_of(config(name, folders, tmp_path, *small))
-    before = copy.deepcopy(trainer.model.state_dict())
-    trainer.model.train()
+    before = copy.deepcopy(trainer.learner.model.state_dict())
+    trainer.learner.model.train()
     for batch in trainer.train_loader(trainer.shares(0)[:2]):
         trainer.step([batch])
     assert trainer.state["iteration"] == 2
     trainer.collect()
     assert all(math.isfinite(loss) for loss in trainer.state["losses"])
-    after = trainer.model.state_dict()
+    after = trainer.learner.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    matrices = [name for name, each in trainer.model.named_parameters() if each.ndim > 1]
+    matrices = [name for name, each in trainer.learner.model.named_parameters() if each.ndim > 1]
     # What lies between them in a ResNet learns later: its residual blocks start as the identity.
     assert {matrices[0], matrices[-1]} <= changed
 
@@ -79,11 +79,11 @@ def test_every_config_takes_two_steps(name, folders, tmp_path):
 def test_the_optimizer_and_its_schedule_are_the_papers(name, folders, tmp_path):
     epochs, weight_decay, *_ = SAYS[name]
     trainer = trainer_of(config(name, folders, tmp_path))
-    assert isinstance(trainer.optimizer, torch.optim.SGD)
-    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
-    modules = dict(trainer.model.named_modules())
+    assert isinstance(trainer.learner.optimizer, torch.optim.SGD)
+    names = {parameter: name for name, parameter in trainer.learner.model.named_parameters()}
+    modules = dict(trainer.learner.model.named_modules())
     seen = []
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.learner.optimizer.param_groups:
         assert (group["momentum"], group["nesterov"]) == (0.9, True)
         for parameter in group["params"]:
             owner, _, kind = names[parameter].rpartition(".")
@@ -93,9 +93,8 @@ def test_the_optimizer_and_its_schedule_are_the_papers(name, folders, tmp_path):
     assert len(seen) == len(set(seen)) and set(seen) == set(names)
 
     def lr(iteration):
-        trainer.state["iteration"] = iteration
-        trainer.set_learning_rate()
-        (value,) = {group["lr"] for group in trainer.optimizer.param_groups}
+        trainer.learner.set_learning_rate(iteration)
+        (value,) = {group["lr"] for group in trainer.learner.optimizer.param_groups}
         return value
 
     # 256 images: a warm-up from 0.1 to 0.1, then half a cosine to 0.
@@ -114,9 +113,8 @@ def test_the_learning_rate_is_linear_in_the_batch_with_warm_up(folders, tmp_path
     trainer = trainer_of(cfg)
 
     def lr(epoch):
-        trainer.state["iteration"] = epoch * trainer.epoch_length
-        trainer.set_learning_rate()
-        return trainer.optimizer.param_groups[0]["lr"]
+        trainer.learner.set_learning_rate(epoch * trainer.epoch_length)
+        return trainer.learner.optimizer.param_groups[0]["lr"]
 
     assert [lr(epoch) for epoch in range(6)] == pytest.approx([0.1, 0.12, 0.14, 0.16, 0.18, 0.2])
     assert recipe.learning_rate(0, start=0.1, peak=0.025, warmup=5, total=9) == 0.025
@@ -125,11 +123,13 @@ def test_the_learning_rate_is_linear_in_the_batch_with_warm_up(folders, tmp_path
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_loss_is_smoothed_by_a_tenth(name, folders, tmp_path):
     trainer = trainer_of(config(name, folders, tmp_path, "INPUT.SIZE", 32))
-    trainer.model.eval()
+    trainer.learner.model.eval()
     (batch,) = trainer.train_loader(trainer.shares(0)[0][None, :6])
     with torch.no_grad():
-        loss = trainer.loss(batch)
-        log_probability = trainer.model(trainer.normalise(batch.images)).double().log_softmax(1)
+        loss = trainer.learner.loss(batch)
+        log_probability = (
+            trainer.learner.model(trainer.learner.normalise(batch.images)).double().log_softmax(1)
+        )
     target = 0.9 * nn.functional.one_hot(batch.labels, 2) + 0.1 / 2
     assert loss.item() == pytest.approx(-(target * log_probability).sum(1).mean().item(), rel=1e-5)
 
@@ -138,13 +138,14 @@ def test_the_loss_is_smoothed_by_a_tenth(name, folders, tmp_path):
 def test_dropout_and_edge_drop_are_the_papers(name, folders, tmp_path):
     _, _, dropout, edge_drop = SAYS[name]
     trainer = trainer_of(config(name, folders, tmp_path))
-    rates = [module.p for module in trainer.model.modules() if isinstance(module, nn.Dropout)]
+    rates = [
+        module.p for module in trainer.learner.model.modules() if isinstance(module, nn.Dropout)
+    ]
     assert rates == ([dropout] if name in RANDWIRE else [])
-    masks = [m.edge_mask for m in trainer.model.modules() if hasattr(m, "edge_mask")]
+    masks = [m.edge_mask for m in trainer.learner.model.modules() if hasattr(m, "edge_mask")]
     dropped = Counter()
     for iteration in range(1000):
-        trainer.state["iteration"] = iteration
-        trainer.drop_edge()
+        trainer.learner.drop_edge(iteration)
         dropped[sum(int((mask == 0).sum()) for mask in masks)] += 1
     assert set(dropped) <= {0, 1}
     # Within five standard deviations of a thousand draws.
@@ -189,7 +190,7 @@ def test_the_modern_recipe_mixes_erases_and_averages(folders, tmp_path):
     labels = torch.tensor([0, 1, 0, 1])
     kinds = Counter()
     for _ in range(40):
-        mixed, soft = trainer.mix(images, labels)
+        mixed, soft = trainer.learner.mix(images, labels)
         own = soft[torch.arange(4), labels]  # the other image of each pair has the other label
         torch.testing.assert_close(soft.sum(1), torch.ones(4))
         others = images.roll(1, 0)
@@ -202,7 +203,7 @@ def test_the_modern_recipe_mixes_erases_and_averages(folders, tmp_path):
             weight = own.view(4, 1, 1, 1)
             torch.testing.assert_close(mixed, weight * images + (1 - weight) * others)
     assert min(kinds["cut"], kinds["mixed"]) > 5
-    assert trainer.average is not None
+    assert trainer.learner.average is not None
     assert trainer.cfg.SOLVER.EPOCHS == 600
 
 
@@ -232,11 +233,11 @@ def test_weight_average_equals_the_plain_sum():
 def test_sync_bn_replaces_every_bn_and_keeps_its_names(folders, tmp_path):
     """What it computes takes several GPUs to see."""
     cfg = config("randwire_ws_c78", folders, tmp_path)
-    plain = list(trainer_of(cfg).model.state_dict())
+    plain = list(trainer_of(cfg).learner.model.state_dict())
     trainer = trainer_of(config("randwire_ws_c78", folders, tmp_path, "MODEL.SYNC_BN", True))
-    assert list(trainer.model.state_dict()) == plain
-    kinds = {type(module) for module in trainer.model.modules()}
+    assert list(trainer.learner.model.state_dict()) == plain
+    kinds = {type(module) for module in trainer.learner.model.modules()}
     assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds
-    free = trainer.optimizer.param_groups[1]["params"]
-    norms = [each for each in trainer.model.modules() if isinstance(each, nn.SyncBatchNorm)]
+    free = trainer.learner.optimizer.param_groups[1]["params"]
+    norms = [each for each in trainer.learner.model.modules() if isinstance(each, nn.SyncBatchNorm)]
     assert {id(norm.weight) for norm in norms} <= {id(parameter) for parameter in free}

@@ -1,0 +1,134 @@
+"""A network and what changes its weights: one update, from batches to the next state."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from randwire_det.spec import NetworkSpec
+
+from . import recipe, resume
+from .data import Batch, Normalise
+from .parallel import World
+
+DROPOUT, EDGES = 0, 1  # streams of random numbers
+
+
+class Learner:
+    """The model, its optimizer, its average, and the step that changes them.
+
+    Args:
+        spec: of the network; None for a baseline.
+        world: the processes that train it together.
+        epoch_length: iterations of an epoch, in which the schedule is given.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        spec: NetworkSpec | None,
+        num_classes: int,
+        *,
+        device: str,
+        world: World,
+        epoch_length: int,
+    ):
+        self.cfg, self.device, self.world, self.epoch_length = cfg, device, world, epoch_length
+        self.preprocessing = recipe.preprocessing_from_cfg(cfg)
+        self.normalise = Normalise(self.preprocessing).to(device)
+        torch.manual_seed(cfg.SEED)
+        model = recipe.build_model(cfg, spec, num_classes)
+        if cfg.MODEL.SYNC_BN:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.edges = self.model.trunk.droppable_edges() if spec else []
+        self.optimizer = recipe.build_optimizer(cfg, self.model)
+        kind, scales = torch.device(device).type, cfg.SOLVER.AMP == "fp16"
+        self.scaler = torch.amp.GradScaler(kind, enabled=scales)
+        self.mix = recipe.mixing(cfg, num_classes)
+        decay = cfg.SOLVER.EMA_DECAY
+        self.average = recipe.WeightAverage(self.model, decay) if decay > 0 else None
+        if cfg.COMPILE:
+            self.model.compile()  # in place: the names in the state dict stay
+        self.parallel_model = world.parallel(self.model, device)
+
+    @property
+    def tested_model(self) -> nn.Module:
+        """The model that is tested and put out: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def state_dict(self) -> dict:
+        """All tensors that the next step depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.average.model.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, path: Path, state: dict) -> None:
+        """Take over what `state_dict` gave; `path` is where it comes from.
+
+        Raises:
+            UserError: a tensor is missing, superfluous or of another shape.
+        """
+        resume.load_weights(path, state["model"], self.model)
+        if self.average:
+            resume.load_weights(path, state["ema"], self.average.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def step(self, iteration: int, parts: list[Batch]) -> Tensor:
+        """One update, from this process' share of the batch; returns its loss, a scalar.
+
+        What is random in it comes from SEED, `iteration` and the process alone.
+        """
+        self.set_learning_rate(iteration)
+        self.drop_edge(iteration)
+        seed = self._seed(DROPOUT, iteration, self.world.rank).generate_state(1)
+        torch.manual_seed(int(seed[0]))
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for number, part in enumerate(parts, start=1):
+            apart = number < len(parts) and self.world.size > 1
+            with self.parallel_model.no_sync() if apart else nullcontext():
+                loss = self.loss(part) / len(parts)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update(iteration + 1)
+        return total
+
+    def set_learning_rate(self, iteration: int) -> None:
+        solver = self.cfg.SOLVER
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(
+                iteration,
+                start=solver.WARMUP_LR,
+                peak=recipe.peak_lr(self.cfg),
+                warmup=solver.WARMUP_EPOCHS * self.epoch_length,
+                total=solver.EPOCHS * self.epoch_length,
+            )
+
+    def drop_edge(self, iteration: int) -> None:
+        """By lot; the same one in all processes, which train on one mini-batch together."""
+        if self.edges:
+            rng = np.random.default_rng(self._seed(EDGES, iteration, 0))
+            edge = recipe.draw_edge(self.edges, self.cfg.MODEL.EDGE_DROP, rng)
+            self.model.trunk.drop_edge(edge)
+
+    def loss(self, part: Batch) -> Tensor:
+        """Of one part of the batch, as a mean over its images."""
+        labels = part.labels.to(self.device, non_blocking=True)
+        images, labels = self.mix(self.normalise(part.images), labels)
+        with recipe.autocast(self.cfg, self.device):
+            logits = self.parallel_model(images)
+            return recipe.classification_loss(logits, labels, self.cfg.SOLVER.LABEL_SMOOTHING)
+
+    def _seed(self, stream: int, iteration: int, rank: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.cfg.SEED, spawn_key=(stream, iteration, rank))
