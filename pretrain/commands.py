@@ -12,6 +12,7 @@ from randwire_det import cli
 from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
 from randwire_det.complexity import complexity
 from randwire_det.errors import UsageError, UserError
+from randwire_det.parallel import Stopping, World
 
 from . import data, recipe, resume
 from .baselines import baseline_complexity
@@ -19,7 +20,6 @@ from .config import check, test_size
 from .engine import Trainer
 from .evaluation import evaluate
 from .log import accuracy, logger, logging_to
-from .parallel import Stopping, World
 
 ALONE = World()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from randwire_det.checkpoint import save_checkpoint
 from randwire_det.errors import UserError
+from randwire_det.parallel import Stopping, World
 from randwire_det.spec import NetworkSpec
 
 from . import resume
@@ -25,7 +26,6 @@ from .data import Batch, ClassFolders, Loader, epoch_plan
 from .evaluation import evaluate
 from .learner import Learner
 from .log import Metrics, accuracy, duration, logger, progress_bar
-from .parallel import Stopping, World
 
 
 class Trainer:

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from randwire_det.parallel import World
+
 from .data import Loader, Normalise, in_order
-from .parallel import World
 
 
 @torch.inference_mode()

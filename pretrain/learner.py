@@ -8,11 +8,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from randwire_det.parallel import World
 from randwire_det.spec import NetworkSpec
 
 from . import recipe, resume
 from .data import Batch, Normalise
-from .parallel import World
 
 DROPOUT, EDGES = 0, 1  # streams of random numbers
 

@@ -13,9 +13,10 @@ from conftest import REPO, run_python
 from pretrain_helpers import make_folders, metrics, start, tiny, tiny_file, tool
 from test_resume import _lines, assert_same, assert_same_run, wait_until
 
-from pretrain import data, parallel, recipe, resume
+from pretrain import data, recipe, resume
 from pretrain.engine import Trainer
 from pretrain.evaluation import evaluate
+from randwire_det import parallel
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
 

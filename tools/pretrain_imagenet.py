@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pretrain.config import add_config_arguments, read_config
-from pretrain.launch import launch, restarted, told_once
 from randwire_det import cli
+from randwire_det.launch import launch, restarted, told_once
 
 
 def parse_args():
@@ -48,9 +48,10 @@ def main() -> int:
     status = launch(args.num_gpus)
     if status is not None:
         return status
-    from pretrain import commands, parallel  # takes seconds; a wrong config is told at once
+    from pretrain import commands  # takes seconds; a wrong config is told at once
+    from randwire_det.parallel import joined
 
-    with parallel.joined() as world:
+    with joined() as world:
         if args.eval_only:
             commands.evaluate_only(cfg, resuming=args.resume, world=world)
             return 0

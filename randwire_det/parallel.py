@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from randwire_det.errors import UserError
+from .errors import UserError
 
 Result = TypeVar("Result")
 

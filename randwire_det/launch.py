@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from randwire_det.errors import UsageError, UserError
+from .errors import UsageError, UserError
 
 GRACE = 30.0  # seconds for the other processes to leave by themselves once one has failed
 Result = TypeVar("Result")
