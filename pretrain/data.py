@@ -6,8 +6,6 @@ Images stay uint8 until they are on the device, where `Normalise` does the rest.
 """
 
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
+from randwire_det.parallel import keep_working
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
@@ -230,7 +229,7 @@ class Loader:
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             persistent_workers=workers > 0,
-            worker_init_fn=_keep_working,
+            worker_init_fn=keep_working,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # seeds the workers; else it draws from the global one
         )
@@ -268,24 +267,6 @@ class _Plan:
 
     def __iter__(self):
         return iter(self.batches)
-
-
-def _keep_working(worker_id: int) -> None:
-    """Let a worker ignore Ctrl+C, and a SIGTERM unless it comes from the main process.
-
-    Ctrl+C and a scheduler's SIGTERM reach every process of the run, but to end in good order is up
-    to the main process, which needs its workers for that. It ends them by SIGTERM itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_with, args=[os.getppid()], daemon=True).start()
-
-
-def _exit_with(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 class Normalise(nn.Module):

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,3 +137,21 @@ class Stopping:
     def _ask(self, number, frame):
         self.reason = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def keep_working(worker_id: int) -> None:
+    """Let a worker ignore Ctrl+C, and a SIGTERM unless it comes from the main process.
+
+    Ctrl+C and a scheduler's SIGTERM reach every process of the run, but to end in good order is up
+    to the main process, which needs its workers for that. It ends them by SIGTERM itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_with, args=[os.getppid()], daemon=True).start()
+
+
+def _exit_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
