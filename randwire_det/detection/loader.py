@@ -1,4 +1,4 @@
-"""Training batches as a function of seed and iteration: a resumed run reads what it would have read.
+"""Training batches as a function of seed and iteration: a resumed run reads what was next.
 
 detectron2's loader begins a new random order at every start. Here each image is asked for by
 (index, seed), the seed decides its augmentation, and the order is a plan that can be entered at any
@@ -50,7 +50,7 @@ class TrainLoader:
         self._workers, self._by_aspect = workers, by_aspect
 
     def __iter__(self) -> Iterator[list[dict]]:
-        # As a generator it starts no worker before the first batch is asked for, and `start` is set.
+        # A generator starts no worker before its first batch is asked for, when `start` is set.
         yield from DataLoader(
             self._dataset,
             batch_sampler=itertools.islice(self._plan(), self.start, None),
