@@ -1,0 +1,5 @@
+"""A look at a COCO evaluation: where its AP is lost, by kind of error, by class and by image."""
+
+from .write import write_report
+
+__all__ = ["write_report"]

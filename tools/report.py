@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Look at a COCO evaluation: errors by kind, curves, classes, and the worst and best images.
+
+Takes the OUTPUT_DIR of an evaluation by tools/train_net.py, or the files themselves by --json,
+--images, --results and --output, which also override what OUTPUT_DIR tells.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from randwire_det import UsageError, cli
+
+
+def parse_args():
+    parser = cli.parser(__doc__, "python tools/report.py output/faster_rcnn --gallery 4")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="OUTPUT_DIR",
+        help="of train_net.py, with config.yaml and inference/ in it",
+    )
+    parser.add_argument("--json", metavar="FILE", help="ground truth, COCO format")
+    parser.add_argument("--images", metavar="DIR", help="folder of the images")
+    parser.add_argument("--results", metavar="FILE", help="detections, COCO results format")
+    parser.add_argument(
+        "--output", metavar="DIR", help="where to write; of a run, OUTPUT_DIR/report"
+    )
+    parser.add_argument("--title", default="", help="heading of the page")
+    parser.add_argument("--gallery", type=int, default=8, help="worst images to show, and best")
+    return parser.parse_args()
+
+
+def files_of_run(run: Path) -> dict[str, str | None]:
+    """What an OUTPUT_DIR tells: its last test set, and where detectron2 wrote the detections."""
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run} has no config.yaml; give --json, --images, --results and --output")
+    from detectron2.config import get_cfg
+    from detectron2.data import MetadataCatalog
+
+    from randwire_det.config_files import merge_config
+    from randwire_det.detection import add_randwire_config
+    from randwire_det.detection.datasets import (
+        add_coco_datasets_config,
+        check_datasets,
+        register_coco_datasets,
+    )
+
+    cfg = get_cfg()
+    add_randwire_config(cfg)
+    add_coco_datasets_config(cfg)
+    merge_config(cfg, str(run / "config.yaml"), [])
+    if not cfg.DATASETS.TEST:
+        raise UsageError(f"{run / 'config.yaml'}: DATASETS.TEST is empty, so nothing was evaluated")
+    register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    name = cfg.DATASETS.TEST[-1]  # all test sets are written to one file, the last one stays
+    check_datasets([name])
+    metadata = MetadataCatalog.get(name)
+    return {
+        "json": metadata.get("json_file"),
+        "images": metadata.get("image_root"),
+        "results": str(run / "inference" / "coco_instances_results.json"),
+        "output": str(run / "report"),
+    }
+
+
+def main():
+    args = parse_args()
+    names = ("json", "images", "results", "output")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    files = {**(files_of_run(Path(args.run)) if args.run and len(given) < 4 else {}), **given}
+    missing = [f"--{name}" for name in names if not files.get(name)]
+    if missing:
+        raise UsageError(f"missing {', '.join(missing)}; give them, or an OUTPUT_DIR that has them")
+
+    from randwire_det.detection.report import write_report
+
+    report = write_report(*(files[name] for name in names), title=args.title, gallery=args.gallery)
+    print(report)
+
+
+if __name__ == "__main__":
+    cli.run(main)
