@@ -1,0 +1,466 @@
+"""Faults put into a real COCO-format set: each is told, and fatal is what stops detectron2."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+from conftest import run_tool
+from detection_helpers import tiny_config
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.coco import load_coco_json
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from randwire_det import UsageError, UserError
+from randwire_det.detection.dataset_report import (
+    check_configured_datasets,
+    check_dataset,
+    warn_of_shared_images,
+)
+
+WIDTH, HEIGHT = 48, 32
+EXIF_ORIENTATION = 274
+
+
+class Coco:
+    """Three noisy images with two boxes each, of which the second is a crowd; write() them."""
+
+    def __init__(self, root):
+        self.root, self.json, self.images = root, root / "set.json", root / "images"
+        self.images.mkdir(parents=True)
+        rng, images, annotations = np.random.default_rng(0), [], []
+        for n in (1, 2, 3):
+            pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(self.images / f"{n}.jpg")
+            image = {"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT}
+            images.append(image)
+            for crowd in (0, 1):
+                annotations.append(
+                    {
+                        "id": 2 * n + crowd,
+                        "image_id": n,
+                        "category_id": n,
+                        "bbox": [2, 3, 20.5, 10],
+                        "area": 205.0,
+                        "iscrowd": crowd,
+                        "segmentation": [[2, 3, 22.5, 3, 22.5, 13, 2, 13]],
+                    }
+                )
+        categories = [{"id": n, "name": f"class {n}"} for n in (1, 2, 3)]
+        self.content = {"images": images, "annotations": annotations, "categories": categories}
+
+    def write(self):
+        self.json.write_text(json.dumps(self.content))
+        return self
+
+    def check(self, **options):
+        options = {"training": True, "images": "decode"} | options
+        return check_dataset(str(self.json), str(self.images), **options)
+
+    def read_by_detectron2(self, training=True):
+        """All that a run reads before the model sees it."""
+        name = f"set in {self.root}"
+        dicts = load_coco_json(str(self.json), str(self.images), name)
+        MetadataCatalog.remove(name)
+        mapper = DatasetMapper(
+            training, augmentations=[T.Resize((64, 96))], image_format="RGB", use_instance_mask=True
+        )
+        return [mapper(each) for each in dicts]
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return Coco(tmp_path / "set")
+
+
+def kinds(findings) -> dict[str, int]:
+    return {finding.kind: finding.count for finding in findings}
+
+
+def entry(part, index=0, /, **changes):
+    """A fault: keys of one entry changed."""
+
+    def break_it(coco):
+        coco.content[part][index].update(changes)
+
+    return break_it
+
+
+def drop(part, key, index=0):
+    return lambda coco: coco.content[part][index].pop(key)
+
+
+def replace(part, value):
+    return lambda coco: coco.content.update({part: value})
+
+
+def again(part, **changes):
+    return lambda coco: coco.content[part].append(coco.content[part][0] | changes)
+
+
+def truncate(coco):
+    file = coco.images / "1.jpg"
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def orient(orientation):
+    def break_it(coco):
+        file = coco.images / "1.jpg"
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = orientation
+        with Image.open(file) as image:
+            image.save(file, exif=exif)
+
+    return break_it
+
+
+def swap_sides(coco):
+    orient(6)(coco)
+    coco.content["images"][0].update(width=HEIGHT, height=WIDTH)
+
+
+def rle(width=WIDTH, height=HEIGHT, **changes):
+    """A fault in the run-length encoded mask of an annotation."""
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[3:13, 2:22] = 1
+    encoded = mask_util.encode(mask)
+    segmentation = {"size": encoded["size"], "counts": encoded["counts"].decode()} | changes
+    return entry("annotations", segmentation=segmentation)
+
+
+# What stops detectron2 when it loads the set or reads an image.
+STOPS = {
+    "image-absent": lambda coco: (coco.images / "2.jpg").unlink(),
+    "image-unreadable": lambda coco: (coco.images / "2.jpg").write_text("no image"),
+    "image-unreadable, truncated": truncate,
+    "image-unreadable, empty": lambda coco: (coco.images / "2.jpg").write_bytes(b""),
+    "image-size": entry("images", width=WIDTH + 1),
+    "image-size, turned by EXIF": orient(6),
+    "image-without-size": drop("images", "height"),
+    "image-malformed": drop("images", "file_name"),
+    "image-malformed, no object": lambda coco: coco.content["images"].append("4.jpg"),
+    "image-malformed, mixed ids": again("images", id="one"),
+    "annotation-id-twice": again("annotations"),
+    "annotation-malformed": drop("annotations", "image_id"),
+    "annotation-malformed, no category": drop("annotations", "category_id"),
+    "category-unknown": entry("annotations", category_id=9),
+    "category-unknown, text": entry("annotations", category_id="1"),
+    "category-malformed": drop("categories", "name"),
+    "no-categories": replace("categories", []),
+    "box-missing": drop("annotations", "bbox"),
+    "box-malformed": entry("annotations", bbox=[1, 2, 3]),
+    "box-malformed, five": entry("annotations", bbox=[1, 2, 3, 4, 5]),
+    "box-malformed, empty": entry("annotations", bbox=[]),
+    "box-malformed, text": entry("annotations", bbox=[1, 2, "3", 4]),
+    "box-malformed, null": entry("annotations", bbox=[1, 2, None, 4]),
+    "ignore-flag": entry("annotations", ignore=1),
+    "segmentation-malformed": entry("annotations", segmentation=[2, 3, 22, 3, 22, 13]),
+    "segmentation-malformed, RLE": entry("annotations", segmentation={"size": [HEIGHT, WIDTH]}),
+    "segmentation-malformed, sizeless": entry("annotations", segmentation={"counts": [1, 2]}),
+    "segmentation-malformed, negative": rle(counts=[-1, HEIGHT * WIDTH + 1]),
+    "json-broken": lambda coco: coco.json.write_text('{"images": ['),
+    "json-broken, byte order mark": lambda coco: coco.json.write_bytes(b"\xef\xbb\xbf{}"),
+    "json-incomplete, no categories": lambda coco: coco.content.pop("categories"),
+    "json-incomplete, a list": lambda coco: coco.json.write_text("[]"),
+    "json-missing": lambda coco: coco.json.unlink(),
+}
+# What detectron2 reads without a word, though no good can come of it.
+NONSENSE = {
+    "image-id-twice": lambda coco: coco.content["images"].append(
+        coco.content["images"][0] | {"file_name": "2.jpg"}
+    ),
+    "category-id-twice": again("categories", name="another"),
+    "box-negative": entry("annotations", bbox=[20, 20, -10, 5]),
+    "box-malformed, NaN": entry("annotations", bbox=[1, 2, float("nan"), 4]),
+    "box-malformed, infinite": entry("annotations", bbox=[1, 2, float("inf"), 4]),
+    "boxes-relative": lambda coco: [
+        each.update(bbox=[0.1, 0.1, 0.5, 0.6]) for each in coco.content["annotations"]
+    ],
+}
+# What detectron2 copes with.
+COPES = {
+    "image-unknown": entry("annotations", image_id=99),
+    "image-file-twice": again("images", id=4),
+    "image-rotated": swap_sides,
+    "image-rotated, sides as before": orient(3),
+    "category-name-twice": again("categories", id=4),
+    "box-empty": entry("annotations", bbox=[1, 2, 0, 4]),
+    "box-outside": entry("annotations", bbox=[WIDTH, 2, 3, 4]),
+    "box-outside, left": entry("annotations", bbox=[-5, 2, 3, 4]),
+    "box-over-edge": entry("annotations", bbox=[1, HEIGHT - 5, 3, 7]),
+    "box-over-edge, left": entry("annotations", bbox=[-2, 2, 13, 4]),
+    "polygon-dropped": entry("annotations", segmentation=[[1, 2, 9, 2, 9, 9], [1, 2, 9, 2, 9]]),
+    "instance-dropped": entry("annotations", segmentation=[[1, 2, 9, 2]]),
+}
+
+
+def broken(coco, name, fault):
+    """A written set with a fault in its content or in its files; the kind that it should be."""
+    coco.write()
+    before = coco.json.read_bytes()
+    fault(coco)
+    if coco.json.exists() and coco.json.read_bytes() == before:
+        coco.write()
+    return name.split(",")[0]
+
+
+def test_a_sound_set_has_no_faults_and_right_counts(coco):
+    for training in (True, False):
+        report = coco.write().check(training=training, num_classes=3)
+        assert (report.fatal, report.warnings) == ([], [])
+        report.raise_if_fatal()
+    coco.read_by_detectron2()
+    coco.content["annotations"] = coco.content["annotations"][:4]
+    assert coco.write().check().counts == {
+        "images": 3,
+        "annotations": 4,
+        "categories": 3,
+        "crowds": 2,
+        "ignored": 0,
+        "images_without_annotations": 1,
+    }
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_what_stops_detectron2_is_fatal(coco, name):
+    kind = broken(coco, name, STOPS[name])
+    with pytest.raises(Exception):  # noqa: B017 - whatever detectron2 raises
+        coco.read_by_detectron2()
+    assert kind in kinds(coco.check().fatal)
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_detectron2_learns_wrongly_without_a_word_is_fatal(coco, name):
+    kind = broken(coco, name, NONSENSE[name])
+    coco.read_by_detectron2()
+    assert set(kinds(coco.check().fatal)) == {kind}
+
+
+@pytest.mark.parametrize("name", COPES)
+def test_what_detectron2_copes_with_is_one_warning(coco, name):
+    kind = broken(coco, name, COPES[name])
+    coco.read_by_detectron2()
+    report = coco.check()
+    assert (kinds(report.fatal), kinds(report.warnings)) == ({}, {kind: 1})
+
+
+def test_a_box_that_touches_the_edge_or_is_rounded_over_it_is_sound(coco):
+    entry("annotations", bbox=[0, 0, WIDTH, HEIGHT])(coco)
+    entry("annotations", 2, bbox=[-0.5, 0, WIDTH + 1, HEIGHT])(coco)
+    assert coco.write().check().warnings == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        rle(counts="0"),
+        rle(counts=""),
+        rle(counts="~"),
+        rle(counts=[5, 5]),
+        rle(width=WIDTH + 2),
+        rle(size=[HEIGHT, WIDTH + 2]),
+        rle(size=None),
+        entry("annotations", segmentation=[[1, 2, 9, 2, "9", 9]]),
+    ],
+)
+def test_masks_that_only_a_mask_head_would_read_are_a_warning(coco, fault):
+    """pycocotools reads past the end of short ones, which may end the process: no trial here."""
+    fault(coco)
+    report = coco.write().check()
+    assert (kinds(report.fatal), kinds(report.warnings)) == ({}, {"mask-broken": 1})
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them(coco):
+    rng = np.random.default_rng(0)
+    for density in (0, 0.01, 0.3, 0.5, 0.99, 1):
+        mask = np.asfortranarray(rng.random((HEIGHT, WIDTH)) < density, dtype=np.uint8)
+        rle(counts=mask_util.encode(mask)["counts"].decode())(coco)
+        assert coco.write().check().warnings == []
+    rle(counts=[10, 20, HEIGHT * WIDTH - 30])(coco)
+    assert coco.write().check().warnings == []
+
+
+def test_an_empty_training_set_is_fatal_and_a_test_set_may_lack_annotations(coco):
+    coco.content["annotations"] = coco.content["annotations"][1::2]  # the crowds
+    assert kinds(coco.write().check().fatal) == {"no-annotations": 1}
+    coco.content["annotations"] = []
+    assert kinds(coco.write().check().fatal) == {"no-annotations": 1}
+    assert kinds(coco.check(training=False).warnings) == {"nothing-to-evaluate": 1}
+    del coco.content["annotations"]
+    assert kinds(coco.write().check().fatal) == {"json-incomplete": 1}
+    report = coco.check(training=False)
+    assert (report.fatal, kinds(report.warnings)) == ([], {"nothing-to-evaluate": 1})
+    coco.content |= {"images": [], "annotations": []}
+    assert "no-images" in kinds(coco.write().check().fatal)
+
+
+def test_minival_keeps_its_known_double_ids(coco):
+    again("annotations")(coco)
+    coco.json = coco.root / "minival.json"
+    assert coco.write().check().fatal == []
+    coco.read_by_detectron2()
+
+
+def test_ids_of_another_type_leave_nothing_to_learn(coco):
+    for annotation in coco.content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    report = coco.write().check()
+    assert kinds(report.fatal) == {"no-annotations": 1}
+    assert kinds(report.warnings) == {"image-unknown": 6}
+
+
+def test_crowds_take_no_box_in_training_but_in_evaluation(coco):
+    drop("annotations", "bbox", 1)(coco)
+    assert coco.write().check().fatal == []
+    coco.read_by_detectron2()
+    assert kinds(coco.check(training=False).fatal) == {"box-missing": 1}
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_keys_that_only_the_evaluation_reads(coco, key):
+    drop("annotations", key)(coco)
+    assert coco.write().check().fatal == []
+    assert kinds(coco.check(training=False).fatal) == {"evaluation-keys": 1}
+
+
+def test_classes_against_the_models_outputs(coco):
+    coco.write()
+    assert kinds(coco.check(num_classes=2).fatal) == {"too-many-classes": 1}
+    report = coco.check(num_classes=4)
+    assert (report.fatal, kinds(report.warnings)) == ([], {"spare-outputs": 1})
+
+
+def test_the_image_folder_is_missing(coco):
+    coco.write()
+    coco.images.rename(coco.root / "elsewhere")
+    assert kinds(coco.check().fatal) == {"image-folder-missing": 1}
+
+
+def test_each_depth_sees_what_it_looks_for(coco):
+    truncate(coco)
+    coco.content["images"][1]["width"] += 1
+    (coco.images / "3.jpg").unlink()
+    coco.write()
+    found = {depth: set(kinds(coco.check(images=depth).fatal)) for depth in ("none", "headers")}
+    assert found == {"none": {"image-absent"}, "headers": {"image-absent", "image-size"}}
+    assert set(kinds(coco.check().fatal)) == found["headers"] | {"image-unreadable"}
+    with pytest.raises(UsageError, match=r"'pixels'.*headers"):
+        coco.check(images="pixels")
+
+
+def test_a_png_is_turned_by_exif_without_being_decoded(coco):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 8
+    Image.new("RGB", (WIDTH, HEIGHT)).save(coco.images / "1.png", exif=exif)
+    entry("images", file_name="1.png", width=HEIGHT, height=WIDTH)(coco)
+    report = coco.write().check(images="headers")
+    assert (report.fatal, kinds(report.warnings)) == ([], {"image-rotated": 1})
+    file = coco.images / "1.png"
+    file.write_bytes(file.read_bytes()[:-30])
+    assert coco.check(images="headers").fatal == []
+
+
+def test_examples_are_the_first_three_and_text_tells_all(coco):
+    for annotation in coco.content["annotations"]:
+        annotation["bbox"] = [1, 2, 3]
+    report = coco.write().check()
+    (finding,) = report.fatal
+    assert finding.count == 6 and len(finding.examples) == 3
+    assert "annotation 2 of '1.jpg'" in finding.examples[0] and "[1, 2, 3]" in finding.examples[0]
+    text = report.to_text()
+    for part in ("FATAL box-malformed: 6", *finding.examples, finding.advice, "crowds 3"):
+        assert part in text
+    restored = json.loads(json.dumps(report.to_dict()))
+    assert restored["fatal"][0]["examples"] == finding.examples
+    assert restored["counts"] == report.counts
+
+
+def test_the_refusal_is_one_line_with_every_kind_and_the_command_for_more(coco):
+    entry("annotations", bbox=["a\nb", 1, 2, 3])(coco)
+    (coco.images / "2.jpg").unlink()
+    coco.write()
+    with pytest.raises(UserError) as refusal:
+        coco.check(training=False, num_classes=3).raise_if_fatal()
+    message = str(refusal.value)
+    assert "\n" not in message
+    for part in (str(coco.json), "box-malformed 1", "image-absent 1", "'2.jpg'"):
+        assert part in message
+    command = shlex.split(message.partition("for more: ")[2])
+    done = run_tool(command[1].removeprefix("tools/"), *command[2:])
+    assert done.returncode == 1 and "box-malformed: 1" in done.stdout
+    assert "test set" in done.stdout
+
+
+def test_images_that_two_sets_share_by_name_and_content(coco, tmp_path):
+    other = Coco(tmp_path / "other")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(other.images / "1.jpg")  # a name is no proof
+    other.content["images"][2]["file_name"] = "new.jpg"
+    (other.images / "3.jpg").rename(other.images / "new.jpg")
+    train, test = coco.write().check(), other.write().check(training=False)
+    assert test.warnings == []
+    warn_of_shared_images(train, test)
+    assert kinds(test.warnings) == {"images-shared": 1}
+    assert "'2.jpg'" in test.warnings[0].examples[0]
+    same = coco.check(training=False)
+    warn_of_shared_images(train, same)
+    assert kinds(same.warnings) == {"images-shared": 3}
+
+
+def test_the_sets_of_a_config_are_checked_for_what_they_are_for(coco):
+    drop("annotations", "area")(coco)
+    coco.write()
+    register_coco_instances("to check", {}, str(coco.json), str(coco.images))
+    try:
+        names = {"DATASETS.TRAIN": "('to check',)", "DATASETS.TEST": "('to check',)"}
+        cfg = tiny_config(**names, **{"MODEL.ROI_HEADS.NUM_CLASSES": 2})
+        train, test = check_configured_datasets(cfg)
+        (only,) = check_configured_datasets(cfg, eval_only=True)
+    finally:
+        DatasetCatalog.remove("to check")
+        MetadataCatalog.remove("to check")
+    assert set(kinds(train.fatal)) == {"too-many-classes"}
+    assert set(kinds(test.fatal)) == {"too-many-classes", "evaluation-keys"}
+    assert kinds(test.warnings) == {"images-shared": 3}
+    assert only.fatal == test.fatal and only.warnings == []
+
+
+def test_the_tool_on_one_set(coco):
+    coco.write()
+    sound = run_tool("check_dataset.py", "--json", coco.json, "--images", coco.images)
+    assert (sound.returncode, "no faults" in sound.stdout) == (0, True), sound.stderr
+    truncate(coco)
+    entry("annotations", bbox=[1, 2, 0, 4])(coco)
+    coco.write()
+    command = ["check_dataset.py", "--json", coco.json, "--images", coco.images]
+    warned = run_tool(*command, "--format", "json")
+    assert warned.returncode == 0
+    (report,) = json.loads(warned.stdout)
+    assert [each["kind"] for each in report["warnings"]] == ["box-empty"]
+    fatal = run_tool(*command, "--decode")
+    assert fatal.returncode == 1 and "FATAL image-unreadable: 1" in fatal.stdout
+    (line,) = [line for line in fatal.stderr.splitlines() if line.startswith("error: ")]
+    assert "image-unreadable" in line and "Traceback" not in fatal.stderr
+
+
+def test_the_tool_on_a_config(coco):
+    coco.write()
+    names = ["DATASETS.COCO", "[['mine', 'set.json', 'images']]", "DATASETS.TRAIN", "('mine',)"]
+    names += ["DATASETS.TEST", "('mine',)", "MODEL.ROI_HEADS.NUM_CLASSES", "3"]
+    env = {"DETECTRON2_DATASETS": str(coco.root)}
+    command = ["check_dataset.py", "--config-file", "base_faster_rcnn_fpn.yaml"]
+    done = run_tool(*command, *names, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(coco.json)) >= 2 and "images-shared: 3" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--json", "a.json"], ["--json", "a", "--images", "b", "--config-file", "c"]],
+)
+def test_the_tool_takes_a_set_or_a_config(options):
+    done = run_tool("check_dataset.py", *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "--config-file" in done.stderr

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Look through COCO-format data sets before a long run does: a report, and what would stop it.
+
+The exit status is 0 where a run can start, with or without warnings, and 1 where it would stop or
+learn nonsense.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from detectron2.config import get_cfg
+
+from randwire_det import UsageError, cli
+from randwire_det.config_files import merge_config
+from randwire_det.detection import add_randwire_config
+from randwire_det.detection.dataset_report import check_configured_datasets, check_dataset
+from randwire_det.detection.datasets import add_coco_datasets_config, register_coco_datasets
+
+EXAMPLE = """python tools/check_dataset.py --json mine/train.json --images mine/images --decode
+  python tools/check_dataset.py --config-file faster_rcnn_randwire_c109.yaml"""
+
+
+def parse_args():
+    parser = cli.parser(__doc__, EXAMPLE)
+    parser.add_argument("--json", metavar="FILE", help="a COCO-format annotation file")
+    parser.add_argument("--images", metavar="DIR", help="where its file names start")
+    parser.add_argument(
+        "--for",
+        dest="use",
+        choices=("train", "test"),
+        default=argparse.SUPPRESS,
+        help="what --json is for: tests need other keys than training (default: train)",
+    )
+    parser.add_argument("--num-classes", type=int, metavar="N", help="of the model, with --json")
+    parser.add_argument(
+        "--config-file",
+        metavar="YAML",
+        help="instead: the DATASETS of a detection config, a file or the name of a shipped one",
+    )
+    parser.add_argument("--decode", action="store_true", help="read every pixel, not just headers")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="of the report")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config keys and values, with --config-file"
+    )
+    args = parser.parse_intermixed_args()
+    single = [args.json, args.images, args.num_classes, getattr(args, "use", None)]
+    if args.config_file is None:
+        if args.json is None or args.images is None or args.opts:
+            parser.error("expected --json FILE and --images DIR, or --config-file YAML [KEY VALUE]")
+    elif any(value is not None for value in single):
+        parser.error("--config-file says which data sets and what for: leave out other options")
+    return args
+
+
+def main():
+    args = parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("randwire_det").setLevel(logging.INFO)
+    depth = "decode" if args.decode else "headers"
+    if args.config_file is None:
+        training = getattr(args, "use", "train") == "train"
+        reports = [
+            check_dataset(
+                args.json,
+                args.images,
+                training=training,
+                num_classes=args.num_classes,
+                images=depth,
+            )
+        ]
+    else:
+        cfg = get_cfg()
+        add_randwire_config(cfg)
+        add_coco_datasets_config(cfg)
+        merge_config(cfg, args.config_file, args.opts)
+        register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
+        reports = check_configured_datasets(cfg, images=depth)
+        if not reports:
+            raise UsageError(f"{args.config_file}: DATASETS names no set in COCO format")
+    if args.format == "json":
+        print(json.dumps([report.to_dict() for report in reports], indent=1))
+    else:
+        print("\n\n".join(report.to_text() for report in reports))
+    sys.stdout.flush()  # before the line on stderr
+    for report in reports:
+        report.raise_if_fatal()
+
+
+if __name__ == "__main__":
+    cli.run(main)
