@@ -5,9 +5,9 @@ dataset_report.py. Only what detectron2 reads is looked at.
 """
 
 import logging
+import shutil
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -24,14 +24,13 @@ Fault = tuple[str, str]
 NUMBERS = {int, float}
 THREADS = 16  # they wait for files most of the time
 ORIENTATION = 274  # EXIF's key; 5 to 8 swap width and height
-# Annotation tools round: a box may pass the edge by so many pixels before it is told of.
-EDGE_TOLERANCE = 1.0
+EDGE_TOLERANCE = 1.0  # pixels that a box may pass the edge by: annotation tools round
 
 
 def short(value: object) -> str:
-    """A value of the JSON in one line of at most 80 characters."""
+    """A value of the JSON in one line of at most 200 characters."""
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def check_images(images: list, found: Found) -> dict:
@@ -95,7 +94,7 @@ def check_annotations(
         how many are "crowds", "ignored" and "usable" (a training would learn from them), and how
         many "images_without_annotations" there are.
     """
-    counts = Counter(crowds=0, ignored=0, usable=0)
+    counts = {"crowds": 0, "ignored": 0, "usable": 0}
     ids, annotated, largest = set(), set(), 0.0
     for annotation in annotations:
         if not _has_ids(annotation, "id", "image_id", "category_id"):
@@ -126,7 +125,7 @@ def check_annotations(
             largest = max(largest, *map(abs, annotation["bbox"]))
     if 0 < largest <= 1:  # no set of real boxes is all within one pixel
         found("boxes-relative", f"no number of any box is above {largest:g}")
-    return dict(counts) | {"images_without_annotations": len(images) - len(annotated)}
+    return counts | {"images_without_annotations": len(images) - len(annotated)}
 
 
 def _has_ids(entry: object, *keys: str) -> bool:
@@ -247,11 +246,12 @@ def _run_lengths(text: str) -> list[int]:
 
 def check_files(images: list[dict], paths: list[str], depth: str, found: Found) -> None:
     """Look at the files of `images`, many at a time; `depth` is an IMAGE_CHECKS."""
-    told = time.monotonic()
+    told, (columns, rows) = time.monotonic(), shutil.get_terminal_size()
     with (
         warnings.catch_warnings(),  # Pillow's, of damaged EXIF and the like
         ThreadPool(THREADS) as pool,
-        tqdm(total=len(paths), desc="image files", unit="", disable=None) as bar,
+        # tqdm shows nothing in a terminal of unknown size
+        tqdm(total=len(paths), desc="image files", disable=None, ncols=columns, nrows=rows) as bar,
     ):
         warnings.simplefilter("ignore")
         look = partial(_file_faults, depth=depth)
