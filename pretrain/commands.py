@@ -12,7 +12,7 @@ from randwire_det import cli
 from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
 from randwire_det.complexity import complexity
 from randwire_det.errors import UsageError, UserError
-from randwire_det.parallel import Stopping, World
+from randwire_det.parallel import EXIT_STOPPED, Stopping, World
 
 from . import data, recipe, resume
 from .baselines import baseline_complexity
@@ -28,7 +28,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
     """Train the network of `cfg`; its weights are in OUTPUT_DIR/model_final.pth at the end.
 
     Returns:
-        the exit status: 0, or `resume.EXIT_STOPPED` where the run was asked to stop before.
+        the exit status: 0, or `EXIT_STOPPED` where the run was asked to stop before.
 
     Raises:
         UserError: what a user can mend. Nothing is written when it shows before the training.
@@ -73,7 +73,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             reason, written = stopping.reason or "another process", resume.checkpoints(output)[0]
             logger.info(f"stopped  by {reason}; {written} is written")
             logger.info("         --resume goes on from there")
-            return resume.EXIT_STOPPED
+            return EXIT_STOPPED
         final = output / resume.FINAL
         logger.info(f"done     {accuracy(trainer.state)}, weights in {final}; to use them:")
         logger.info(f"MODEL.WEIGHTS {final}")
@@ -110,8 +110,6 @@ def evaluate_only(
         )
         size, images = test_size(cfg), result["images"]
         logger.info(f"done     {accuracy(result)} on {images} images, {size} x {size}")
-        if result["bad_images"]:
-            logger.warning(f"skipped  {result['bad_images']} images that cannot be read")
         if world.is_first:
             row = {"weights": str(path), "size": size, "resize": cfg.INPUT.TEST_RESIZE} | result
             output = Path(cfg.OUTPUT_DIR)
@@ -137,7 +135,7 @@ def _prepare(cfg: CfgNode, resuming: bool, world: World):
             f" {len(train_data)} images"
         )
     if path is not None:
-        resume.check_same_run(path, checkpoint, cfg, spec, train_data.classes, len(train_data))
+        resume.check_same_run(path, checkpoint, cfg, spec, train_data)
     return spec, train_data, val_data, found
 
 

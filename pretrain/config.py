@@ -1,6 +1,7 @@
 """Every key of the pretraining config with its default, which is the paper's where it has one."""
 
 import argparse
+import math
 
 from fvcore.common.config import CfgNode
 
@@ -167,7 +168,9 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
     """
     flat = flatten(cfg)
     for key, (low, high) in _RANGES.items():
-        if not (low <= flat[key] and (high is None or flat[key] <= high)):
+        if not (
+            low <= flat[key] <= (math.inf if high is None else high) and math.isfinite(flat[key])
+        ):
             expected = f">= {low}" if high is None else f"from {low} to {high}"
             raise UsageError(f"{key} {flat[key]}: expected {expected}")
     parts = processes * cfg.SOLVER.ACCUMULATE
@@ -177,6 +180,8 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
             f" images or more in each part ({processes} processes x SOLVER.ACCUMULATE"
             f" {cfg.SOLVER.ACCUMULATE})"
         )
+    if not cfg.OUTPUT_DIR:
+        raise UsageError("OUTPUT_DIR '': expected a folder for what the run writes")
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise UsageError(f"{key} {flat[key]!r}: expected {' or '.join(choices)}")
@@ -201,4 +206,6 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
         values = flat[key]
         numbers = all(type(value) in (int, float) and value >= lowest for value in values)
         if len(values) != 3 or not numbers:
-            raise UsageError(f"{key} {values}: expected three numbers, one per RGB channel")
+            raise UsageError(
+                f"{key} {values}: expected three numbers from {lowest:g} up, one per RGB channel"
+            )

@@ -61,7 +61,8 @@ class Trainer:
             epoch_length=self.epoch_length,
         )
         self.state = {"iteration": 0, "epoch_length": self.epoch_length, "bad_images": 0}
-        self.state |= {"train_images": len(train_data), "losses": []}
+        self.state |= {"train_images": len(train_data), "train_digest": train_data.digest}
+        self.state |= {"losses": []}
         self.state |= {"top1": None, "top5": None, "best_top1": None, "best_epoch": None}
         self.fresh_losses: list[Tensor] = []  # of this process, not in the state yet
         self.bad_paths: list[str] = []
@@ -119,7 +120,7 @@ class Trainer:
             )
             self.bar.update()
             iteration = self.state["iteration"]
-            if iteration % cfg.LOG_PERIOD == 0 or iteration % self.epoch_length == 0:
+            if iteration % cfg.LOG_PERIOD == 0 or iteration == self.total:
                 self.report()
             if iteration % period == 0 or iteration == self.total:
                 self.save_checkpoint()
@@ -214,6 +215,7 @@ class Trainer:
         iteration, period = self.state["iteration"], self.cfg.TEST.PERIOD * self.epoch_length
         if iteration == 0 or (iteration % period and iteration != self.total):
             return True
+        begun = time.perf_counter()
         # Every process has its own BN statistics; the first one's are those that are kept.
         model = self.learner.tested_model
         self.world.broadcast(list(model.buffers()))
@@ -228,7 +230,9 @@ class Trainer:
         if result is None:
             return False
         epoch = iteration // self.epoch_length
-        bad = f", {result['bad_images']} unreadable images left out" if result["bad_images"] else ""
+        bad = (
+            f"; unreadable images left out: {result['bad_images']}" if result["bad_images"] else ""
+        )
         percent = {key: result[key] for key in ("top1", "top5")}
         self.metrics.write(epoch=epoch, iteration=iteration, **percent)
         self.state |= percent
@@ -236,7 +240,7 @@ class Trainer:
         if self.state["best_top1"] is None or result["top1"] > self.state["best_top1"]:
             self.state |= {"best_top1": result["top1"], "best_epoch": epoch}
             self.save_weights(resume.BEST)
-        self.since = time.perf_counter()
+        self.since += time.perf_counter() - begun  # no part of the training's images a second
         return True
 
     def save_checkpoint(self) -> None:

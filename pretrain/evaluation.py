@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 
+from randwire_det.errors import UserError
 from randwire_det.parallel import World
 
 from .data import Loader, Normalise, in_order
+from .log import logger
 
 
 @torch.inference_mode()
@@ -27,32 +29,46 @@ def evaluate(
     Returns:
         {"top1", "top5", "images", "bad_images"}: percentages of the images whose class comes first,
         or among the first five; how many images that is, and how many could not be read and are
-        left out. None after giving up.
+        left out, which the log names. None after giving up.
+
+    Raises:
+        UserError: not a single image can be read.
     """
     model.eval()
-    counted = world.together(lambda: _count(model, normalise, loader, batch_size, world, stopping))
+    counted, bad = world.together(
+        lambda: _count(model, normalise, loader, batch_size, world, stopping)
+    )
     if world.any(stopping):
         return None
-    *hits, images, bad = world.sum(torch.tensor(counted)).tolist()
-    top1, top5 = (100 * count / max(images, 1) for count in hits)
-    return {"top1": top1, "top5": top5, "images": images, "bad_images": bad}
+    *hits, images = world.sum(torch.tensor(counted)).tolist()
+    bad = world.gather(bad)
+    for path in bad:
+        logger.warning(f"left out {path}: cannot be read as an image")
+    world.together(lambda: _check_any(images, bad))
+    top1, top5 = (100 * count / images for count in hits)
+    return {"top1": top1, "top5": top5, "images": images, "bad_images": len(bad)}
 
 
-def _count(model, normalise, loader, batch_size, world, stopping) -> list[int]:
-    """First hits, hits among five, images and unreadable ones of this process' share."""
+def _check_any(images: int, bad: list[str]) -> None:
+    if images == 0:
+        raise UserError(f"{bad[0]} and all other test images cannot be read: is the disk there?")
+
+
+def _count(model, normalise, loader, batch_size, world, stopping) -> tuple[list[int], list[str]]:
+    """First hits, hits among five and images of this process' share, and the unreadable ones."""
     dataset = loader.dataset
     top = min(5, len(dataset.classes))
     mine = in_order(len(dataset))[world.rank :: world.size]
     batches = [mine[at : at + batch_size] for at in range(0, len(mine), batch_size)]
     hits = torch.zeros(2, dtype=torch.int64, device=normalise.mean.device)
-    images = bad = 0
+    images, bad = 0, []
     for batch in loader(batches):
         if stopping:
             break
-        bad += len(batch.bad)
+        bad += batch.bad
         if len(batch.labels):
             images += len(batch.labels)
             ranked = model(normalise(batch.images)).topk(top).indices
             correct = ranked == batch.labels.to(ranked.device).unsqueeze(1)
             hits += torch.stack([correct[:, 0].sum(), correct.sum()])
-    return [*hits.tolist(), images, bad]
+    return [*hits.tolist(), images], bad

@@ -53,7 +53,7 @@ class Learner:
         self.average = recipe.WeightAverage(self.model, decay) if decay > 0 else None
         if cfg.COMPILE:
             self.model.compile()  # in place: the names in the state dict stay
-        self.parallel_model = world.parallel(self.model, device)
+        self.parallel_model = world.parallel(self.model)
 
     @property
     def tested_model(self) -> nn.Module:

@@ -15,12 +15,11 @@ from randwire_det.spec import NetworkSpec
 from randwire_det.spec_config import check_same_spec
 
 from .config import flatten
-from .data import check_same_classes
+from .data import ClassFolders, check_same_classes
 
 CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds all that it takes to go on
 FINAL, BEST = "model_final.pth", "model_best.pth"  # weights alone
 KINDS = "classifier", "baseline"  # of checkpoint that a pretraining writes
-EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
 # What a resumed run may change: keys (or their beginnings) that leave the weights as they are.
 FREE = (
     "DATA.",
@@ -59,11 +58,11 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
         UserError: there are some, and none can be read.
     """
     found = checkpoints(output)
-    weights = [output / name for name in (FINAL, BEST) if (output / name).exists()]
-    if (found or weights) and not resume:
+    written = [*found, *(output / name for name in (FINAL, BEST) if (output / name).exists())]
+    if written and not resume:
         raise UsageError(
-            f"{[*found, *weights][0]} exists already: add --resume to go on with that run,"
-            " or choose another OUTPUT_DIR"
+            f"{written[0]} exists already: add --resume to go on with that run, or choose another"
+            " OUTPUT_DIR"
         )
     problems = []
     for path in found:
@@ -77,11 +76,11 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
     if problems:
         raise UserError(
             f"no checkpoint in {output} can be read, the newest because: {problems[0]};"
-            " move them away to start anew"
+            " without them, --resume starts anew"
         )
-    if weights:
+    if (output / FINAL).exists():
         raise UsageError(
-            f"{weights[0]} is of an earlier run, and there is no checkpoint to go on from:"
+            f"{output / FINAL} is of a finished run, and there is no checkpoint to go on from:"
             " choose another OUTPUT_DIR"
         )
     return None, {}, []
@@ -118,7 +117,7 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def check_same_run(
-    path: Path, checkpoint: dict, cfg: CfgNode, spec: NetworkSpec, classes: list[str], images: int
+    path: Path, checkpoint: dict, cfg: CfgNode, spec: NetworkSpec | None, train_data: ClassFolders
 ) -> None:
     """Refuse to go on with another network, recipe or data set than the checkpoint's.
 
@@ -133,11 +132,12 @@ def check_same_run(
                 f"{path} was trained with {key} {then.get(key)}, the config says {now.get(key)}:"
                 f" set {key} {then.get(key)}, or choose another OUTPUT_DIR"
             )
-    check_same_classes(str(path), checkpoint["classes"], cfg.DATA.ROOT, classes)
-    if checkpoint["progress"]["train_images"] != images:
+    check_same_classes(str(path), checkpoint["classes"], cfg.DATA.ROOT, train_data.classes)
+    if checkpoint["progress"]["train_digest"] != train_data.digest:
         raise UserError(
             f"{path} was trained on {checkpoint['progress']['train_images']} images, DATA.ROOT"
-            f" {cfg.DATA.ROOT} holds {images}: an epoch would be another one"
+            f" {cfg.DATA.ROOT} holds {len(train_data)}, or some by other names or in other classes:"
+            " an epoch would be another one"
         )
 
 

@@ -1,8 +1,8 @@
 """Finished runs as rows of the paper's Tables 2 to 4: mean and sample std over seeds.
 
 A row is one network, recipe, data set and test size. What tells two rows apart is all of the config
-but the seeds and what leaves the result as it is (IRRELEVANT), the classes, and the number of
-iterations, which tells the size of the training set, since a path to it does not.
+but the seeds and what leaves the result as it is (IRRELEVANT), the classes, the number of
+iterations, and the digest of the training set, since a path to it tells nothing.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from .config import flatten
 from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER, Paper
 
 FINAL = "model_final.pth"
+TRACES = ("checkpoint_*.pth", "log.txt", "evaluations.jsonl")  # of a run without a FINAL
 # Config keys, or their beginnings, in which the runs of a row may differ. SOLVER.ACCUMULATE is not
 # among them: batch normalisation sees the parts. The test size is a column of its own.
 IRRELEVANT = (
@@ -102,7 +103,7 @@ def read_runs(folders: list[Path], warn: Callable[[str], None]) -> list[Result]:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
         if not (folder / FINAL).exists():
-            if not any(folder.glob("checkpoint_*.pth")):
+            if not any(any(folder.glob(trace)) for trace in TRACES):
                 raise UserError(
                     f"{folder}: holds no {FINAL}; expected the OUTPUT_DIR of a run of"
                     " pretrain_imagenet.py"
@@ -135,6 +136,7 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
 
     settings = {key: value for key, value in config.items() if not key.startswith(IRRELEVANT)}
     settings["iterations"] = progress.get("iteration")
+    settings["training set"] = str(progress.get("train_digest"))[:8]
     digest = hashlib.sha256("\n".join(map(str, classes)).encode()).hexdigest()
     settings["classes"] = f"{len(classes)}, {classes[0]} to {classes[-1]}, digest {digest[:8]}"
     for key in _spec_keys():  # the spec itself tells it, and only of a RandWire

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -32,52 +33,86 @@ def told_once(call: Callable[[], Result]) -> Result:
         raise
 
 
-def launch(processes: int) -> int | None:
-    """Run this very command as `processes` processes, and wait for them.
+def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -> int | None:
+    """Run this very command as `processes` processes on each machine, and wait for those here.
+
+    Args:
+        machines, machine: how many there are, and which of them this is; the command is to be
+            started on each.
+        url: "tcp://HOST:PORT" of the first machine, where all meet; not needed for one.
 
     Returns:
         the exit status of the first that failed, 0 where none did; None where this process is to do
         the work itself: it is the only one, or one of those started here or by torchrun.
 
     Raises:
-        UsageError: fewer GPUs than processes, or torchrun has decided on another number already.
+        UsageError: fewer GPUs than processes, a bad place to meet, or torchrun has decided on
+            another number already.
     """
-    if processes < 1:
-        raise UsageError(f"--num-gpus {processes}: expected 1 or more")
+    if processes < 1 or not 0 <= machine < machines:
+        raise UsageError(
+            f"{processes} processes on machine {machine} of {machines}: expected 1 or more, and a"
+            " machine from 0 to one less than there are"
+        )
     if "RANK" in os.environ:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if processes not in (1, here):
             raise UsageError(f"--num-gpus {processes}: torchrun has started {here} processes here")
         return None
-    if processes == 1:
+    if processes * machines == 1:
         return None
     import torch
-    from torch.distributed import TCPStore
 
-    available = torch.cuda.device_count()
-    if 0 < available < processes:
-        raise UsageError(f"--num-gpus {processes}: this machine has {available}")
-    # The meeting point lives here, on a port that the system has chosen, as it does with torchrun.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if processes > (gpus or max(cores, 2)):
+        has = f"{gpus} GPUs" if gpus else f"no GPU, and {cores} cores for the processes to share"
+        raise UsageError(f"--num-gpus {processes}: this machine has {has}")
+    threads = max(1, cores // processes)
+    store = _meeting_point(url if machines > 1 else "", host_it=machine == 0)
     shared = {
-        "WORLD_SIZE": processes,
+        "WORLD_SIZE": processes * machines,
         "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": store.host,
         "MASTER_PORT": store.port,
         "TORCHELASTIC_USE_AGENT_STORE": True,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
     }
-    children = [
-        subprocess.Popen(
-            [sys.executable, *sys.argv],
-            env=os.environ
-            | {k: str(v) for k, v in (shared | {"RANK": r, "LOCAL_RANK": r}).items()},
-            start_new_session=True,  # Ctrl-C reaches them through this process, once
+    children = []
+    for rank in range(processes):
+        variables = shared | {"RANK": machine * processes + rank, "LOCAL_RANK": rank}
+        children.append(
+            subprocess.Popen(
+                [sys.executable, *sys.argv],
+                env=os.environ | {name: str(value) for name, value in variables.items()},
+                start_new_session=True,  # Ctrl-C reaches them through this process, once
+            )
         )
-        for r in range(processes)
-    ]
     return _wait(children)
+
+
+def _meeting_point(url: str, *, host_it: bool):
+    """The store that all processes meet at; without `url` on a port that the system chooses.
+
+    It lives in the launcher, as it does with torchrun, so that no worker has to win a port.
+    """
+    from torch.distributed import DistNetworkError, TCPStore
+
+    if not url:
+        return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = urllib.parse.urlsplit(url)
+    try:
+        host, port = place.hostname, place.port
+    except ValueError:
+        host = port = None
+    if place.scheme != "tcp" or not host or not port:
+        raise UsageError(f"--dist-url {url}: expected tcp://HOST:PORT of the first machine")
+    try:
+        return TCPStore(host, port, is_master=host_it, wait_for_workers=False)
+    except DistNetworkError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"--dist-url {url}: cannot be used as the place to meet: {reason}"
+        ) from None
 
 
 def _wait(children: list[subprocess.Popen]) -> int:
@@ -93,6 +128,10 @@ def _wait(children: list[subprocess.Popen]) -> int:
             failed = [child.returncode for child in children if child.returncode]
             if failed and failed_at is None:
                 failed_at, status = time.monotonic(), failed[0]
+                if status < 0:
+                    rank = [child.returncode for child in children].index(status)
+                    name = signal.Signals(-status).name
+                    print(f"process {rank} was killed by {name}: the others end", file=sys.stderr)
             if failed_at is not None and time.monotonic() - failed_at > GRACE:
                 forward(signal.SIGKILL, None)  # they wait for one that is gone
             time.sleep(0.05)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .errors import UserError
 
+EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
 Result = TypeVar("Result")
 
 
@@ -26,11 +28,13 @@ class World:
     Attributes:
         rank, size: of all processes; rank 0 writes the files and speaks.
         local_rank: among the processes of this machine; the GPU it takes.
+        group: in which tensors on the CPU go round; None is the default group.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -40,7 +44,7 @@ class World:
         """The sum over all processes, the same in each, on the CPU."""
         values = values.cpu()
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def any(self, flag: bool) -> bool:
@@ -52,7 +56,7 @@ class World:
         if self.size == 1:
             return values
         gathered = [None] * self.size
-        dist.all_gather_object(gathered, values)
+        dist.all_gather_object(gathered, values, group=self.group)
         return [value for part in gathered for value in part]
 
     def broadcast(self, tensors: list[Tensor]) -> None:
@@ -77,7 +81,7 @@ class World:
             error = caught
         # The first to fail has the largest number; two processes may fail for reasons of their own.
         news = torch.tensor([self.size - self.rank, error.exit_status] if error else [0, 0])
-        dist.all_reduce(news, dist.ReduceOp.MAX)
+        dist.all_reduce(news, dist.ReduceOp.MAX, group=self.group)
         number, status = news.tolist()
         if number == 0:
             return result
@@ -85,12 +89,27 @@ class World:
             raise error
         sys.exit(status)
 
-    def parallel(self, model: nn.Module, device: str) -> nn.Module:
-        """The model with gradients averaged over all processes."""
+    def parallel(self, model: nn.Module, **options) -> nn.Module:
+        """The model with gradients averaged over all processes; options are those of DDP."""
         if self.size == 1:
             return model
-        devices = None if device == "cpu" else [torch.device(device)]
-        return DistributedDataParallel(model, device_ids=devices)
+        device = next(model.parameters()).device
+        devices = None if device.type == "cpu" else [device]
+        return DistributedDataParallel(model, device_ids=devices, **options)
+
+
+def current_world() -> World:
+    """The world that this process has joined, whoever started it; of one process where none."""
+    if not dist.is_initialized():
+        return World()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, _cpu_group())
+
+
+@cache
+def _cpu_group() -> dist.ProcessGroup | None:
+    """detectron2's own launcher starts NCCL alone, which knows no tensors on the CPU."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
 
 
 @contextmanager

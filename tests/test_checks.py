@@ -53,9 +53,25 @@ def test_nothing_to_evaluate_is_refused_and_not_made_up(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["gone.pth", "", "\n"])
-def test_a_broken_last_checkpoint_is_named(dataset, tmp_path, content):
+def test_a_broken_last_checkpoint_is_passed_over(dataset, tmp_path, content):
+    """detectron2 would look for a file of that name, or for an empty one."""
     (tmp_path / "last_checkpoint").write_text(content)
-    with pytest.raises(UserError, match=r"last_checkpoint names .* leave out --resume"):
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) == ""
+    saved(config(dataset, tmp_path))
+    path = str(tmp_path / "model_0000001.pth")
+    (tmp_path / "last_checkpoint").write_text(content)
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) == path
+
+
+def test_a_broken_newest_checkpoint_is_passed_over(dataset, tmp_path):
+    saved(config(dataset, tmp_path))
+    path = tmp_path / "model_0000001.pth"
+    for name in ("model_0000007.pth", "model_final.pth"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) == str(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
         check_run(config(dataset, tmp_path), resume=True, eval_only=False)
 
 

@@ -253,16 +253,25 @@ def test_unreadable_images_are_counted_in_the_log(tmp_path, capsys):
     root = make_folders(tmp_path / "images", train=4, val=2)
     corrupt = root / "train" / "green" / "2.jpg"
     corrupt.write_bytes(corrupt.read_bytes()[:300])
-    (root / "val" / "red" / "1.jpg").write_bytes(b"")
+    empty = root / "val" / "red" / "1.jpg"
+    empty.write_bytes(b"")
     skip = ["DATA.ON_BAD_IMAGE", "skip", "SOLVER.BATCH_SIZE", 12]
     cfg = tiny(root, tmp_path / "run", *skip, "SOLVER.EPOCHS", 3)
     assert commands.train(cfg) == 0
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count(f"skipped  {corrupt}") == 3
-    assert "1 unreadable images left out" in log
+    assert "unreadable images left out: 1" in log and f"left out {empty}" in log
     progress = load_checkpoint(tmp_path / "run" / "model_final.pth")["progress"]
     assert progress["bad_images"] == 3
     assert progress["top1"] * 5 / 100 == pytest.approx(round(progress["top1"] * 5 / 100))
+
+
+def test_a_test_without_a_readable_image_is_no_accuracy(tmp_path):
+    root = make_folders(tmp_path / "images", train=4, val=1)
+    for path in (root / "val").rglob("*.jpg"):
+        path.write_bytes(b"")
+    cfg = tiny(root, tmp_path / "run", "DATA.ON_BAD_IMAGE", "skip", "SOLVER.EPOCHS", 3)
+    assert "all other test images" in message_of(commands.train, cfg)
 
 
 def test_a_baseline_trains_by_the_same_engine(colours, tmp_path):
@@ -319,6 +328,7 @@ def test_divergence_stops_with_the_iteration(colours, tmp_path):
         (["SOLVER.BATCH_SIZE", 1], ">= 2"),
         (["SOLVER.ACCUMULATE", 3], "SOLVER.ACCUMULATE 3"),
         (["SOLVER.AMP", "bf8"], "none or bf16 or fp16"),
+        (["SOLVER.BASE_LR", "1e400"], "SOLVER.BASE_LR inf"),
         (["DATA.ON_BAD_IMAGE", "ignore"], "raise or skip"),
         (["MODEL.NAME", "resnet18"], "MODEL.DROPOUT 0.2"),
         (["MODEL.NAME", "resnet19", "MODEL.DROPOUT", 0.0], "did you mean resnet18"),
@@ -337,6 +347,15 @@ def test_bad_values_are_usage_errors(colours, tmp_path, overrides, named):
         commands.train(tiny(colours, tmp_path / "run", *overrides))
     assert named in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_output_dir_is_not_the_current_folder(colours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = tiny(colours, tmp_path / "run")
+    cfg.OUTPUT_DIR = ""
+    with pytest.raises(UsageError, match="OUTPUT_DIR"):
+        commands.train(cfg)
+    assert not (tmp_path / "config.yaml").exists()
 
 
 def test_tool_tells_the_nearest_key_and_how_it_is_used(colours, tmp_path):

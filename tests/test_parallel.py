@@ -19,6 +19,7 @@ from pretrain.evaluation import evaluate
 from randwire_det import parallel
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
+from randwire_det.parallel import EXIT_STOPPED
 
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
 
@@ -162,7 +163,7 @@ def test_sigterm_to_the_launcher_stops_all_processes_at_one_step(colours, two, t
     wait_until(process, lambda: _lines(output) >= 5)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=100)
-    assert (process.returncode, err) == (resume.EXIT_STOPPED, "")
+    assert (process.returncode, err) == (EXIT_STOPPED, "")
     assert out.count("stopped  by ") == 1
     done = launch("--num-gpus", "--config-file", config, "--resume", *SHORT)
     assert done.returncode == 0, done.stderr
@@ -207,6 +208,17 @@ def test_a_run_goes_on_with_another_number_of_processes(colours, two, tmp_path):
     assert status == 0, err
     assert "that was with 2 processes" in out
     assert load_checkpoint(output / "model_final.pth")["progress"]["iteration"] == 27
+
+
+def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
+    output = tmp_path / "run"
+    config = tiny_file(colours, output)
+    process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
+    wait_until(process, lambda: _lines(output) >= 1)
+    os.kill(child_of(process.pid), signal.SIGKILL)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "was killed by SIGKILL" in err
 
 
 def child_of(pid):

@@ -23,6 +23,7 @@ from pretrain_helpers import (
 from pretrain import commands, resume
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.errors import UsageError
+from randwire_det.parallel import EXIT_STOPPED
 
 EVERYTHING = [  # that has a state or draws lots
     *["SOLVER.EMA_DECAY", 0.9, "SOLVER.AMP", "fp16", "SOLVER.MIXUP", 0.2, "SOLVER.CUTMIX", 1.0],
@@ -154,7 +155,7 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_later(colours, unbroken,
     wait_until(process, lambda: _lines(output) >= 12)
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (resume.EXIT_STOPPED, "")
+    assert (process.returncode, err) == (EXIT_STOPPED, "")
     newest = resume.checkpoints(output)[0]
     assert f"stopped  by {signal.Signals(number).name}; {newest} is written" in out
     iteration = load_checkpoint(newest)["progress"]["iteration"]
@@ -172,7 +173,7 @@ def test_a_signal_before_the_first_step(colours, tmp_path):
     wait_until(process, lambda: (output / "config.yaml").exists())
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (resume.EXIT_STOPPED, "")
+    assert (process.returncode, err) == (EXIT_STOPPED, "")
     assert load_checkpoint(resume.checkpoints(output)[0])["progress"]["iteration"] <= 2
 
 
@@ -216,6 +217,15 @@ def test_with_nothing_but_broken_files_nothing_starts(colours, copied):
     message = message_of(commands.train, tiny(colours, copied), resuming=True)
     assert "no checkpoint" in message and str(copied) in message
     assert {path: path.read_bytes() for path in copied.iterdir()} == before
+
+
+def test_without_checkpoints_a_run_with_its_best_weights_starts_anew(colours, copied, capsys):
+    for path in resume.checkpoints(copied):
+        path.rename(copied / "model_best.pth")
+    cfg = tiny(colours, copied, "SOLVER.EPOCHS", 3)
+    assert "--resume" in message_of(commands.train, cfg)
+    assert commands.train(cfg, resuming=True) == 0
+    assert "starting from scratch" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_one_line_and_the_older_file_stays(colours, copied):
@@ -302,3 +312,14 @@ def test_resume_refuses_other_data(unbroken, tmp_path):
     fewer = make_folders(tmp_path / "fewer", train=20)
     message = message_of(commands.train, tiny(fewer, unbroken), resuming=True)
     assert "72 images" in message and "60" in message
+    swapped = make_folders(tmp_path / "swapped")  # as many images, one of them in another class
+    (swapped / "train" / "red" / "3.jpg").rename(swapped / "train" / "blue" / "30.jpg")
+    message = message_of(commands.train, tiny(swapped, unbroken), resuming=True)
+    assert "in other classes" in message
+
+
+def test_the_same_data_at_another_place_is_no_other_data(colours, copied, tmp_path):
+    for path in resume.checkpoints(copied)[:1]:
+        path.unlink()
+    (tmp_path / "moved").symlink_to(colours)
+    assert commands.train(tiny(tmp_path / "moved", copied), resuming=True) == 0

@@ -423,3 +423,10 @@ def test_a_run_given_twice_is_refused(seeds, tmp_path):
     assert_refused(done, str(seeds[0]), str(copy), "twice")
     with pytest.raises(UserError, match="twice"):
         rows_of(seeds[0], seeds[0])
+
+
+def test_a_run_that_died_before_its_first_checkpoint_is_left_out(tmp_path):
+    (tmp_path / "died").mkdir()
+    (tmp_path / "died" / "log.txt").write_text("the loss is nan")
+    with pytest.raises(UserError, match="no finished run"):
+        read_runs([tmp_path / "died"], warn=lambda line: None)

@@ -21,7 +21,7 @@ def parse_args():
     parser = cli.parser(
         __doc__,
         "python tools/benchmark_loader.py --config-file pretrain/randwire_ws_c109.yaml"
-        " --rate 3000 --workers 1 8 16 DATA.ROOT datasets/imagenet",
+        " --rate 3000 --workers 1,8,16 DATA.ROOT datasets/imagenet",
     )
     add_config_arguments(parser)
     parser.add_argument("--rate", type=float, default=3000, help="to feed, images/s")
@@ -29,15 +29,20 @@ def parse_args():
         "--seconds", type=float, default=10, help="to measure each number of workers"
     )
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of them to measure"
+        "--workers", default="0,1,2,4", metavar="N,N,...", help="numbers of them to measure"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_intermixed_args()
     for option, value in (("--rate", args.rate), ("--seconds", args.seconds)):
         if not value > 0:
             raise UsageError(f"{option} {value}: expected a number above 0")
-    if min(args.workers) < 0:
-        raise UsageError(f"--workers {min(args.workers)}: expected 0 or more")
+    try:
+        counts = [int(count) for count in args.workers.split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0:
+        raise UsageError(f"--workers {args.workers}: expected numbers such as 0,1,2,4")
+    args.workers = counts
     return args
 
 
@@ -55,8 +60,10 @@ def main():
         for workers in args.workers
     }
     cores = os.cpu_count()
-    # With 0 workers one process reads; past the number of cores, workers share them.
-    per_worker = max(rate / min(max(workers, 1), cores) for workers, rate in rates.items())
+    # Past the number of cores, workers share them. Without a worker nothing is sent from one
+    # process to another, which takes time of its own, so that rate counts only where it is alone.
+    shares = {workers: rate / min(max(workers, 1), cores) for workers, rate in rates.items()}
+    per_worker = max([rate for workers, rate in shares.items() if workers] or shares.values())
     result = {
         "folder": train_data.root,
         "images": len(train_data),
@@ -120,7 +127,7 @@ def as_text(result: dict) -> str:
     ]
     lines += [f"{each:>8} {rate:>10.0f}" for each, rate in result["images_per_second"].items()]
     lines.append(
-        f"{result['rate']:g} images/s would take {result['estimated_workers']} workers, by an"
+        f"{result['rate']:g} images/s would take {result['estimated_workers']} worker(s), by an"
         f" estimate from the best rate of one, and as many cores; here are {result['cores']}"
     )
     return "\n".join(lines)

@@ -10,16 +10,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from randwire_det import UsageError, UserError, cli
+from randwire_det import UserError, cli
 from randwire_det.config_files import config_path, merge_config
 from randwire_det.detection import add_randwire_config
 from randwire_det.detection.checks import check_run
 from randwire_det.detection.datasets import add_coco_datasets_config, register_coco_datasets
+from randwire_det.detection.processes import introduce
 from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer
+from randwire_det.launch import launch, restarted, told_once
+from randwire_det.parallel import World, joined
 
 EXAMPLE = """example:
   python tools/train_net.py --config-file faster_rcnn_randwire_c109.yaml --num-gpus 8 \\
@@ -33,25 +36,24 @@ def build_config(args):
     add_randwire_config(cfg)
     add_coco_datasets_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
-    gpus, visible = args.num_gpus, torch.cuda.device_count()
-    if gpus < 1 or visible < gpus * (gpus > 1 or args.num_machines > 1):
-        raise UsageError(f"--num-gpus {gpus} a machine: {visible} CUDA devices are visible")
     cfg.MODEL.DEVICE = cli.choose_device(cfg.MODEL.DEVICE, logger)
     cfg.freeze()
     return cfg
 
 
-def main(args, cfg):
+def train_or_test(args, cfg, world: World) -> None:
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    weights = check_run(cfg, resume=args.resume, eval_only=args.eval_only)
+    resuming = args.resume or restarted()
+    weights = world.together(lambda: check_run(cfg, resume=resuming, eval_only=args.eval_only))
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="randwire_det")
     torch.set_flush_denormal(True)  # arithmetic on denormals is ten times slower on a CPU
 
     if args.eval_only:
         model = RandWireTrainer.build_model(cfg)
-        build_checkpointer(cfg, model).load(weights)
-        return RandWireTrainer.test(cfg, model)
+        world.together(lambda: build_checkpointer(cfg, model).load(weights))
+        RandWireTrainer.test(cfg, model)
+        return
 
     trainer = RandWireTrainer(cfg)
     if not weights:
@@ -60,10 +62,15 @@ def main(args, cfg):
             f" {cfg.MODEL.RANDWIRE.NORM} and FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} then apply"
             " to random weights too; BN (or GN) and 0 are what a training from scratch takes."
         )
-    trainer.resume_or_load(resume=args.resume)
+    world.together(lambda: trainer.resume_or_load(resume=resuming))
     logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
+    world.together(lambda: train(trainer))
+
+
+def train(trainer: RandWireTrainer) -> None:
+    cfg = trainer.cfg
     try:
-        return trainer.train()
+        trainer.train()
     except FloatingPointError:
         raise UserError(
             f"training diverged after iteration {trainer.iter}: lower SOLVER.BASE_LR"
@@ -71,22 +78,24 @@ def main(args, cfg):
         ) from None
 
 
-def run():
+def parse_args():
     parser = default_argument_parser(EXAMPLE)
     parser.description = __doc__
     parser.formatter_class = cli.HelpFormatter
-    args = parser.parse_args()
-    cfg = build_config(args)
+    return parser.parse_args()
+
+
+def main() -> int | None:
+    args = parse_args()
+    cfg = told_once(lambda: build_config(args))
     args.config_file = config_path(args.config_file)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, cfg),
-    )
+    status = launch(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    if status is not None:
+        return status
+    with joined() as world:
+        introduce(world)
+        train_or_test(args, cfg, world)
 
 
 if __name__ == "__main__":
-    cli.run(run)
+    cli.run(main)

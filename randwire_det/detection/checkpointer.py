@@ -1,5 +1,6 @@
 """detectron2's checkpointer, which refuses what does not fit and never leaves half a file."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ..errors import UserError
 from ..network import RandWire
 from ..spec_config import check_same_spec
 
+logger = logging.getLogger(__name__)
+CHECKPOINTS = "model_*.pth"
 # What of `Preprocessing` a detection config sets; its image size is the detector's own.
 PREPROCESSING_KEYS = {
     "channel_order": "INPUT.FORMAT",
@@ -92,6 +95,12 @@ class RandWireCheckpointer(DetectionCheckpointer):
         text = last_filename_basename.encode()
         replace_file(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(text))
 
+    def has_checkpoint(self) -> bool:
+        return any(Path(self.save_dir).glob(CHECKPOINTS))
+
+    def get_checkpoint_file(self) -> str:
+        return str(newest_checkpoint(self.save_dir) or "")
+
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         if path and "://" not in path and not os.path.isfile(path):
             raise UserError(f"MODEL.WEIGHTS {path}: no such checkpoint file")
@@ -161,6 +170,34 @@ class RandWireCheckpointer(DetectionCheckpointer):
                     f"{filename} was trained with BN, but this model's {name.rpartition('.')[0]}"
                     " keeps no BN statistics; set MODEL.RANDWIRE.NORM to FrozenBN, BN or SyncBN"
                 )
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The checkpoint that `last_checkpoint` names, or else the newest one that is whole.
+
+    Returns:
+        its path; None where there is none.
+
+    Raises:
+        UserError: there are some, and none can be read.
+    """
+    folder = Path(folder)
+    found = sorted(folder.glob(CHECKPOINTS), reverse=True)  # model_final.pth comes first
+    tag = folder / "last_checkpoint"
+    named = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
+    found.sort(key=lambda path: path.name != named)
+    problems = []
+    for path in found:
+        try:
+            load_checkpoint(path)
+        except UserError as error:
+            logger.warning(f"passed over {error}")
+            problems.append(str(error))
+        else:
+            return path
+    if problems:
+        raise UserError(f"no checkpoint in {folder} can be read, the newest because: {problems[0]}")
+    return None
 
 
 def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:

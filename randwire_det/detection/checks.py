@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from ..checkpoint import check_same_preprocessing, load_checkpoint
 from ..errors import UsageError, UserError
 from ..spec_config import check_same_spec, spec_from_config
-from .checkpointer import PREPROCESSING_KEYS, preprocessing_from_config
+from .checkpointer import PREPROCESSING_KEYS, newest_checkpoint, preprocessing_from_config
 from .datasets import check_datasets
 
 logger = logging.getLogger(__name__)
@@ -60,16 +60,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
 
 
 def _start(cfg: CfgNode, resume: bool) -> str:
-    tag = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
-    if not resume or not tag.is_file():
-        return cfg.MODEL.WEIGHTS
-    name = tag.read_text(encoding="utf-8", errors="replace").strip()
-    if not name or not (tag.parent / name).is_file():
-        raise UserError(
-            f"{tag} names {name!r}, which is not there; write the name of a checkpoint beside it"
-            " into that file, or leave out --resume"
-        )
-    return str(tag.parent / name)
+    newest = newest_checkpoint(cfg.OUTPUT_DIR) if resume else None
+    return str(newest) if newest else cfg.MODEL.WEIGHTS
 
 
 def _check_classes(cfg: CfgNode, name: str) -> None:

@@ -29,7 +29,8 @@ class TrainLoader:
         by_aspect: put wide images and high ones into batches of their own, as detectron2 does.
 
     Attributes:
-        start: the iteration that the first batch is for; to be set before the loader is iterated.
+        start, seed: the iteration that the first batch is for, and of what order; to be set before
+            the loader is iterated.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class TrainLoader:
         self.start = 0
         self._wide = np.array([each["width"] > each["height"] for each in dicts])
         self._dataset = _Mapped(dicts, mapper)
-        self._batch, self._seed, self._world = batch_size // world.size, seed, world
+        self._batch, self.seed, self._world = batch_size // world.size, seed, world
         self._workers, self._by_aspect = workers, by_aspect
 
     def __iter__(self) -> Iterator[list[dict]]:
@@ -75,7 +76,7 @@ class TrainLoader:
     def _stream(self) -> Iterator[tuple[int, int]]:
         """All images in random order, again and again, each time with another seed."""
         for epoch in itertools.count():
-            rng = np.random.default_rng([self._seed, epoch])
+            rng = np.random.default_rng([self.seed, epoch])
             order = rng.permutation(len(self._dataset))
             seeds = rng.integers(2**62, size=len(order))
             yield from zip(order.tolist(), seeds.tolist(), strict=True)

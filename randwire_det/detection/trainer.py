@@ -1,39 +1,145 @@
-"""detectron2's default trainer, with checkpoints that are checked and COCO evaluation."""
+"""detectron2's default trainer, with exact resume, checked checkpoints and COCO evaluation."""
 
+import logging
 import os
 import weakref
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer
+from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 from torch import nn
 
+from ..parallel import EXIT_STOPPED, Stopping, current_world
 from .checkpointer import RandWireCheckpointer, preprocessing_from_config
+from .loader import TrainLoader
+from .step import TrainStep
+
+logger = logging.getLogger(__name__)
 
 
 class RandWireTrainer(DefaultTrainer):
-    """`DefaultTrainer` for a config with a RandWire backbone."""
+    """`DefaultTrainer` for a config with a RandWire backbone.
 
-    def build_hooks(self):
-        # The last step of DefaultTrainer.__init__, and the first that uses the checkpointer.
-        self.checkpointer = build_checkpointer(
-            self.cfg, self._trainer.model, trainer=weakref.proxy(self)
+    On the same kind of CPU, a run that was stopped and resumed ends with the weights of one that
+    was not, for any number of workers. SIGTERM and SIGINT write a checkpoint and leave.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # Not DefaultTrainer's, which knows DDP on GPUs alone and a loader that starts anew.
+        TrainerBase.__init__(self)
+        self.world = current_world()
+        self.cfg = cfg = self.scaled(cfg)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = TrainStep(
+            self.world.parallel(model, broadcast_buffers=False),
+            self.build_train_loader(cfg),
+            optimizer,
+            seed=cfg.SEED,
+            amp=cfg.SOLVER.AMP.ENABLED,
+            world=self.world,
         )
-        return super().build_hooks()
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = build_checkpointer(cfg, model, trainer=weakref.proxy(self))
+        self.register_hooks(self.build_hooks())
 
-    def state_dict(self):
+    def scaled(self, cfg: CfgNode) -> CfgNode:
+        """The config for this number of processes (SOLVER.REFERENCE_WORLD_SIZE), with a seed."""
+        before, cfg = cfg, self.auto_scale_workers(cfg, self.world.size).clone()
+        if before.SOLVER != cfg.SOLVER:
+            solver = cfg.SOLVER
+            logger.info(
+                f"For {self.world.size} processes instead of {before.SOLVER.REFERENCE_WORLD_SIZE}:"
+                f" IMS_PER_BATCH {solver.IMS_PER_BATCH}, BASE_LR {solver.BASE_LR:g}, MAX_ITER"
+                f" {solver.MAX_ITER}, STEPS {solver.STEPS}, WARMUP_ITERS {solver.WARMUP_ITERS}"
+            )
+        if cfg.SEED < 0:
+            cfg.defrost()
+            cfg.SEED = comm.shared_random_seed()
+            cfg.freeze()
+        return cfg
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """A `TrainLoader`; detectron2's own where the config asks for more than that can do."""
+        if (
+            cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler"
+            or cfg.MODEL.KEYPOINT_ON
+            or cfg.MODEL.LOAD_PROPOSALS
+        ):
+            logger.warning("detectron2's own data loader: a resumed run starts another order.")
+            return super().build_train_loader(cfg)
+        return TrainLoader(
+            get_detection_dataset_dicts(
+                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            ),
+            DatasetMapper(cfg, True),
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            seed=cfg.SEED,
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            world=current_world(),
+        )
+
+    def build_hooks(self) -> list[HookBase]:
+        return [*super().build_hooks(), _Stop()]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        loader = self._trainer.data_loader
+        if isinstance(loader, TrainLoader):
+            loader.start, loader.seed = self.start_iter, self._trainer.seed
+
+    def train(self):
+        """Train to the last iteration, or until asked to stop.
+
+        Raises:
+            SystemExit: asked to stop; a checkpoint is written.
+        """
+        with Stopping() as self.stopping:
+            return super().train()
+
+    def state_dict(self) -> dict:
         # v0.6 forgets the optimizer on saving; this is how main keeps it.
         return super().state_dict() | {"_trainer": self._trainer.state_dict()}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
+        # Every process has its own BN statistics; the first one's are those that are kept.
+        current_world().broadcast(list(model.buffers()))
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         output = os.path.join(cfg.OUTPUT_DIR, "inference")
         return COCOEvaluator(dataset_name, output_dir=output, use_fast_impl=False)
+
+
+class _Stop(HookBase):
+    """Ends a run that was asked to stop, in all processes after the same iteration."""
+
+    def after_step(self):
+        trainer = self.trainer
+        if not trainer.world.any(trainer.stopping):
+            return
+        name = f"model_{trainer.iter:07d}"
+
+        def save():
+            trainer.checkpointer.save(name, iteration=trainer.iter)
+
+        trainer.world.together(save if trainer.world.is_first else lambda: None)
+        logger.info(
+            f"Stopped by {trainer.stopping.reason or 'another process'}; {name}.pth is written in"
+            f" {trainer.cfg.OUTPUT_DIR}. --resume goes on from there."
+        )
+        raise SystemExit(EXIT_STOPPED)
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables) -> RandWireCheckpointer:
