@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,8 +224,7 @@ def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
 
 def child_of(pid):
     """The last process that `pid` has started."""
-    done = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1])
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
 
 
 def test_together_gives_the_result_of_a_process_alone():
