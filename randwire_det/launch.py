@@ -122,22 +122,27 @@ def _wait(children: list[subprocess.Popen]) -> int:
                 child.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    failed_at = status = None
+    failed_at, killed = None, []
     try:
         while any(child.poll() is None for child in children):
-            failed = [child.returncode for child in children if child.returncode]
-            if failed and failed_at is None:
-                failed_at, status = time.monotonic(), failed[0]
-                if status < 0:
-                    rank = [child.returncode for child in children].index(status)
-                    name = signal.Signals(-status).name
-                    print(f"process {rank} was killed by {name}: the others end", file=sys.stderr)
+            codes = [child.returncode for child in children]
+            if failed_at is None and any(codes):
+                failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > GRACE:
+                killed = killed or _killed(children)  # before these are, by this one
                 forward(signal.SIGKILL, None)  # they wait for one that is gone
             time.sleep(0.05)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    failed = [child.returncode for child in children if child.returncode]
-    status = status or (failed[0] if failed else 0)
+    for rank, name in killed or _killed(children):
+        print(f"process {rank} was killed by {name}, and so the run ended", file=sys.stderr)
+    # One that was killed is the cause of what the others say.
+    status = min([child.returncode for child in children if child.returncode], default=0)
     return 128 - status if status < 0 else status
+
+
+def _killed(children: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Rank and signal of those that did not end by themselves."""
+    codes = [child.returncode or 0 for child in children]
+    return [(rank, signal.Signals(-code).name) for rank, code in enumerate(codes) if code < 0]
