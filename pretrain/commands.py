@@ -53,7 +53,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             stack.enter_context(logging_to(output))
 
         stopping = stack.enter_context(Stopping())
-        world.together(begin if world.is_first else lambda: None)
+        world.first_does(begin)
         device = _device(cfg, world)
         trainer = Trainer(cfg, spec, train_data, val_data, device, world)
         if world.is_first:

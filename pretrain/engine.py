@@ -274,4 +274,4 @@ class Trainer:
                 **tensors,
             )
 
-        self.world.together(write if self.world.is_first else lambda: None)
+        self.world.first_does(write)

@@ -89,6 +89,10 @@ class World:
             raise error
         sys.exit(status)
 
+    def first_does(self, call: Callable[[], object]) -> None:
+        """`call()` in the first process alone; where it fails, all leave as in `together`."""
+        self.together(call if self.is_first else lambda: None)
+
     def parallel(self, model: nn.Module, **options) -> nn.Module:
         """The model with gradients averaged over all processes; options are those of DDP."""
         if self.size == 1:

@@ -134,7 +134,7 @@ class _Stop(HookBase):
         def save():
             trainer.checkpointer.save(name, iteration=trainer.iter)
 
-        trainer.world.together(save if trainer.world.is_first else lambda: None)
+        trainer.world.first_does(save)
         logger.info(
             f"Stopped by {trainer.stopping.reason or 'another process'}; {name}.pth is written in"
             f" {trainer.cfg.OUTPUT_DIR}. --resume goes on from there."
