@@ -5,7 +5,6 @@ Section 4 trains them by the recipe of [11], Goyal et al. 2017, so they start as
 
 import difflib
 import math
-import re
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from randwire_det.complexity import Complexity
 from randwire_det.errors import UsageError, UserError
+from randwire_det.resnet_names import detectron2_names
 
 STAGES = {
     18: (2, 2, 2, 2),
@@ -141,8 +141,8 @@ def to_detectron2(weights: dict[str, Tensor], name: str, width: float) -> dict[s
         UserError: a tensor is missing, superfluous or of another shape.
     """
     with torch.device("meta"):
-        expected = _rename(build_baseline(name, 1, width).state_dict())
-    renamed = _rename(weights)
+        expected = detectron2_names(build_baseline(name, 1, width).state_dict())
+    renamed = detectron2_names(weights)
     for key in sorted(expected.keys() | renamed.keys()):
         wanted, given = (
             tuple(each[key].shape) if key in each else "none" for each in (expected, renamed)
@@ -152,21 +152,6 @@ def to_detectron2(weights: dict[str, Tensor], name: str, width: float) -> dict[s
                 f"these weights are not those of {name} in width {width:g}: expected {wanted} as"
                 f" the shape of detectron2's {key}, got {given}"
             )
-    return renamed
-
-
-def _rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names to detectron2's. BN's counters are left out together with fc: no output
-    depends on them, and a FrozenBN has none."""
-    renamed = {}
-    for name, tensor in weights.items():
-        if name.startswith("fc.") or name.endswith("num_batches_tracked"):
-            continue
-        stage = re.match(r"layer(\d)\.", name)
-        name = f"res{int(stage[1]) + 1}.{name[stage.end() :]}" if stage else f"stem.{name}"
-        name = re.sub(r"\bbn(\d)", r"conv\1.norm", name)
-        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
-        renamed[name] = tensor
     return renamed
 
 

@@ -8,6 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from randwire_det.average import WeightAverage
 from randwire_det.parallel import World
 from randwire_det.spec import NetworkSpec
 
@@ -50,7 +51,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(kind, enabled=scales)
         self.mix = recipe.mixing(cfg, num_classes)
         decay = cfg.SOLVER.EMA_DECAY
-        self.average = recipe.WeightAverage(self.model, decay) if decay > 0 else None
+        self.average = WeightAverage(self.model, decay) if decay > 0 else None
         if cfg.COMPILE:
             self.model.compile()  # in place: the names in the state dict stay
         self.parallel_model = world.parallel(self.model)

@@ -14,6 +14,7 @@ from torch import nn
 from pretrain import data, recipe
 from pretrain.config import check, get_cfg
 from pretrain.engine import Trainer
+from randwire_det.average import WeightAverage
 from randwire_det.config_files import merge_config
 from randwire_det.parallel import World
 
@@ -210,7 +211,7 @@ def test_the_modern_recipe_mixes_erases_and_averages(folders, tmp_path):
 def test_weight_average_equals_the_plain_sum():
     """At a decay of d the average is d^n of the start and (1 - d) d^(n-k) of step k."""
     model = nn.BatchNorm1d(3)
-    average = recipe.WeightAverage(model, 0.5)
+    average = WeightAverage(model, 0.5)
     history = [model.weight.detach().clone()]
     for n in range(20, 24):  # late enough for the decay itself
         with torch.no_grad():
@@ -224,7 +225,7 @@ def test_weight_average_equals_the_plain_sum():
     torch.testing.assert_close(average.model.weight, expected)
     assert average.model.num_batches_tracked == 4
     model = nn.BatchNorm1d(1)
-    early = recipe.WeightAverage(model, 0.9999)
+    early = WeightAverage(model, 0.9999)
     nn.init.constant_(model.weight, 5.0)
     early.update(1)  # the random start counts for little: 2 / 11
     torch.testing.assert_close(early.model.weight.item(), 1 * 2 / 11 + 5 * 9 / 11)
