@@ -68,7 +68,7 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
     for path in found:
         try:
             checkpoint = load_checkpoint(path, kinds=KINDS)
-            if not {"optimizer", "scaler", "ema", "config"} <= checkpoint.keys():
+            if not {"optimizer", "scaler"} <= checkpoint.keys():
                 raise UserError(f"{path}: holds no state of a training run to go on from")
             return path, checkpoint, problems
         except UserError as error:

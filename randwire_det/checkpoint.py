@@ -4,12 +4,15 @@ Plain data and tensors only, so `torch.load(..., weights_only=True)` reads it an
 elsewhere cannot run code. Layout (version 1):
 
     format, version     "randwire_det", 1
-    kind                "classifier" or "detector" of a RandWire; "baseline", a torchvision ResNet
+    kind                "classifier", of a RandWire; "baseline", a torchvision ResNet; or "detector"
     model               the state dict; tensors of the trunk stand under "...trunk."
-    spec                NetworkSpec.to_dict(), or None in a baseline's file
+    spec                NetworkSpec.to_dict(), or None where no RandWire is in the model
     architecture        {"name": "resnet50", "width": 1.0} of a baseline, else None
     preprocessing       Preprocessing.to_dict()
     classes             names in the order of the outputs, or None
+    ema                 the state dict of the averaged weights, which are then what is tested and
+                        put to use, or None
+    config              of a detector, the YAML of the whole detectron2 config it was built from
     progress            what training needs to go on, or None
     matching_heuristics True in a classifier's file: detectron2's own checkpointer then finds the
                         trunk by name, so that it loads in a project that does not use ours
@@ -33,8 +36,8 @@ from .spec import NetworkSpec
 
 FORMAT = "randwire_det"
 VERSION = 1
-RANDWIRE_KINDS = ("classifier", "detector")
-KINDS = (*RANDWIRE_KINDS, "baseline")
+DEFAULT_KINDS = ("classifier", "detector")
+KINDS = (*DEFAULT_KINDS, "baseline")
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def save_checkpoint(
     Args:
         kind: one of KINDS.
         model: a state dict.
-        spec: of a RandWire's wiring; None for a baseline.
+        spec: of a RandWire's wiring; None for a baseline, or a detector on another backbone.
         classes: names in the order of the outputs.
         progress: plain data that training needs to go on.
         architecture: {"name": str, "width": float} of a baseline; None for a RandWire.
@@ -205,7 +208,7 @@ def save_checkpoint(
     write_atomically(path, header | content | extra)
 
 
-def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = RANDWIRE_KINDS) -> dict:
+def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS) -> dict:
     """Read a checkpoint of this project; `spec` and `preprocessing` come as objects.
 
     Args:
@@ -235,13 +238,14 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = RANDWIRE_KINDS
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in model.items()
     ):
         raise UserError(f"{path}: its model is no state dict; the file is damaged")
-    data.setdefault("architecture", None)  # files from before there were baselines
+    for key in ("architecture", "ema", "config"):  # younger than the first files
+        data.setdefault(key, None)
     try:
         _check_network(kind, data.get("spec"), data["architecture"])
     except UserError as error:
         raise UserError(f"{path}: {error}; the file is damaged") from None
     for key, read in (("spec", NetworkSpec.from_dict), ("preprocessing", Preprocessing.from_dict)):
-        if key == "spec" and kind == "baseline":
+        if key == "spec" and data["spec"] is None:
             continue
         try:
             data[key] = read(data.get(key))
@@ -253,15 +257,18 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = RANDWIRE_KINDS
                 f"{path} is a {data['architecture']['name']} classifier, not a RandWire; for"
                 " detection, tools/convert_baseline.py makes it a detectron2 ResNet"
             )
-        raise UserError(f"{path} is a RandWire {kind}, expected a {' or '.join(kinds)}")
+        raise UserError(f"{path} is a {kind}, expected a {' or '.join(kinds)}")
     return data
 
 
 def _check_network(kind: str, spec: object, architecture: object) -> None:
-    """A RandWire is told by its spec, a baseline by its architecture; never by both."""
+    """A RandWire is told by its spec, a baseline by its architecture; never by both.
+
+    A detector may stand on another backbone, which its tensors tell.
+    """
     if kind != "baseline":
-        if spec is None:
-            raise UserError(f"a {kind} without a spec, which says what network it is")
+        if spec is None and kind == "classifier":
+            raise UserError("a classifier without a spec, which says what network it is")
         if architecture is not None:
             raise UserError(f"a {kind} with a baseline's architecture {architecture!r}")
         return

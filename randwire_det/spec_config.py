@@ -50,10 +50,13 @@ def read_spec(path: str) -> NetworkSpec:
     """The spec in a JSON file or in a checkpoint.
 
     Raises:
-        UserError: the file is missing, or neither.
+        UserError: the file is missing, or neither, or of another kind of network.
     """
     if not path.endswith(".json"):
-        return load_checkpoint(path)["spec"]
+        spec = load_checkpoint(path)["spec"]
+        if spec is None:
+            raise UserError(f"spec {path}: no RandWire is in this checkpoint")
+        return spec
     try:
         with open(path, "rb") as file:
             return NetworkSpec.from_json(file.read())

@@ -413,7 +413,7 @@ def refused_both_ways(path, good, change):
 
 
 def test_a_caller_gets_only_the_kinds_it_takes(saved):
-    assert "is a RandWire classifier, expected a baseline" in refusal(saved, kinds=("baseline",))
+    assert "is a classifier, expected a baseline" in refusal(saved, kinds=("baseline",))
     save(saved, **baseline())
     message = refusal(saved)
     assert f"{saved} is a resnet50 classifier" in message

@@ -144,4 +144,4 @@ def test_a_randwire_needs_no_conversion(tmp_path):
         preprocessing=Preprocessing(),
     )
     done = run_tool("convert_baseline.py", tmp_path / "r.pth", "--output", tmp_path / "d.pth")
-    assert_refused(done, "r.pth is a RandWire classifier, expected a baseline")
+    assert_refused(done, "r.pth is a classifier, expected a baseline")

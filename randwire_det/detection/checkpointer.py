@@ -6,9 +6,12 @@ from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.modeling.backbone import ResNet
 from torch import nn
 
+from ..average import WeightAverage
 from ..checkpoint import (
+    KINDS,
     Preprocessing,
     check_same_preprocessing,
     load_checkpoint,
@@ -17,6 +20,8 @@ from ..checkpoint import (
 )
 from ..errors import UserError
 from ..network import RandWire
+from ..resnet_names import detectron2_names
+from ..spec import NetworkSpec
 from ..spec_config import check_same_spec
 
 logger = logging.getLogger(__name__)
@@ -32,19 +37,23 @@ PREPROCESSING_KEYS = {
 class RandWireCheckpointer(DetectionCheckpointer):
     """Loads a classifier's file into a detector, and a detector's own files, each after a check.
 
-    Of a classifier the head is left out by name, and every tensor of the trunk must be there. A
+    The backbone holds a RandWire, or detectron2's ResNet, which takes a baseline's file. Of a
+    classifier the head is left out by name, and every tensor of the backbone must be there. A
     detector's file must hold every tensor of the model on `--resume` and for an evaluation; as the
-    start of another training it may have other classes, as usual in detectron2.
+    start of another training it may have other classes, as usual in detectron2. Where the file has
+    averaged weights, an evaluation or another training takes those.
 
     Args:
-        model: a detector with a RandWire trunk in it.
+        model: a detector with a RandWire or a ResNet in it.
         save_dir: OUTPUT_DIR.
         preprocessing: what the detector's config does to an image.
         classes: names of the dataset's classes, kept in the file.
+        config: the whole config as YAML, kept in the file.
+        average: of the model's weights, kept in the file and resumed with them.
         checkpointables: as in detectron2.
 
     Raises:
-        UserError: a model without a RandWire trunk; on loading, a file that is missing, damaged, of
+        UserError: a model with neither network; on loading, a file that is missing, damaged, of
             another network, another preprocessing or another kind of normalisation.
     """
 
@@ -55,23 +64,16 @@ class RandWireCheckpointer(DetectionCheckpointer):
         *,
         preprocessing: Preprocessing,
         classes: list[str] | None = None,
+        config: str | None = None,
+        average: WeightAverage | None = None,
         save_to_disk: bool | None = None,
         **checkpointables,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.preprocessing = preprocessing
-        self.classes = classes
-        trunks = [
-            (name, module)
-            for name, module in self.model.named_modules()
-            if isinstance(module, RandWire)
-        ]
-        if len(trunks) != 1:
-            raise UserError(
-                f"the model holds {len(trunks)} RandWire trunks, expected one; is"
-                " MODEL.BACKBONE.NAME one of randwire_det's builders?"
-            )
-        self.trunk_name, self.trunk = trunks[0]
+        self.preprocessing, self.classes, self.config = preprocessing, classes, config
+        self.average = average
+        self.trunk_name, self.trunk = _find_trunk(self.model)
+        self.spec = self.trunk.spec if isinstance(self.trunk, RandWire) else None
 
     def save(self, name: str, **kwargs) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -82,9 +84,11 @@ class RandWireCheckpointer(DetectionCheckpointer):
             path,
             kind="detector",
             model=self.model.state_dict(),
-            spec=self.trunk.spec,
+            ema=self.average.model.state_dict() if self.average else None,
+            spec=self.spec,
             preprocessing=self.preprocessing,
             classes=self.classes,
+            config=self.config,
             **{key: value.state_dict() for key, value in self.checkpointables.items()},
             **kwargs,
         )
@@ -108,12 +112,9 @@ class RandWireCheckpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict:
-        data = load_checkpoint(filename)
-        check_same_spec(data["spec"], self.trunk.spec, filename, "MODEL.RANDWIRE")
-        check_same_preprocessing(
-            data["preprocessing"], self.preprocessing, filename, PREPROCESSING_KEYS
-        )
-        if data["kind"] == "classifier" and self.whole:
+        data = load_checkpoint(filename, kinds=KINDS)
+        check_fits(data, filename, self.spec, self.preprocessing)
+        if data["kind"] != "detector" and self.whole:
             raise UserError(
                 f"{filename} is a classifier, not a detector: it can start a training as"
                 " MODEL.WEIGHTS, but cannot be evaluated or resumed"
@@ -123,16 +124,15 @@ class RandWireCheckpointer(DetectionCheckpointer):
         return data
 
     def _load_model(self, checkpoint: dict) -> None:
-        filename, theirs = checkpoint.pop("filename"), checkpoint.pop("model")
-        if checkpoint["kind"] == "classifier":
-            left_out = [name for name in theirs if name.startswith("head.")]
-            theirs = {
-                f"{self.trunk_name}.{name.removeprefix('trunk.')}": tensor
-                for name, tensor in theirs.items()
-                if name.startswith("trunk.")
-            }
-        else:
-            left_out = []
+        filename, kind = checkpoint.pop("filename"), checkpoint["kind"]
+        theirs, averaged = checkpoint.pop("model"), checkpoint.pop("ema")
+        resuming = self.whole and bool(self.checkpointables)
+        if averaged and not resuming:
+            theirs = averaged
+        head = 0
+        if kind != "detector":
+            before, theirs = len(theirs), _trunk_tensors(kind, theirs, self.trunk_name)
+            head = before - len(theirs)
         ours = self.model.state_dict()
         in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
         fits = {
@@ -150,26 +150,94 @@ class RandWireCheckpointer(DetectionCheckpointer):
                 f"{filename} does not hold all of this model: {len(missing)} of {len(needed)}"
                 f" tensors are missing or of another shape, such as {missing[0]}"
             )
-        self._refuse_lost_statistics(theirs, ours, filename)
+        self._refuse_what_has_no_place(theirs, ours, filename)
         self.model.load_state_dict(fits, strict=False)
+        if self.average:
+            self.average.model.load_state_dict(averaged if averaged and resuming else ours)
         matched = sum(name in fits for name in in_trunk)
         others = len(fits) - matched
+        network = f" Network: {self.spec.describe()}" if self.spec else ""
         self.logger.info(
             f"Loaded {filename}: {matched} of {len(in_trunk)} trunk tensors and {others} others;"
-            f" left out {len(left_out)} of the classifier's head;"
-            f" {len(ours) - len(fits)} tensors of the detector start fresh."
-            f" Network: {self.trunk.spec.describe()}"
+            f" left out {head} of the classifier's head;"
+            f" {len(ours) - len(fits)} tensors of the detector start fresh.{network}"
         )
 
-    def _refuse_lost_statistics(self, theirs: dict, ours: dict, filename: str) -> None:
-        """BN's scale and shift mean nothing without its statistics, as under GN."""
-        built = tuple(f"{self.trunk_name}.{name}." for name in self.trunk.stage_names)
+    def _refuse_what_has_no_place(self, theirs: dict, ours: dict, filename: str) -> None:
+        """BN's scale and shift mean nothing without its statistics, as under GN.
+
+        And a deeper ResNet has all the tensors of one less deep.
+        """
+        stages = ("stem", *self.trunk.stage_names)  # later ones may be left unbuilt
+        built = tuple(f"{self.trunk_name}.{stage}." for stage in stages)
         for name in theirs:
-            if name.startswith(built) and name.endswith("running_mean") and name not in ours:
+            if not name.startswith(built) or name in ours:
+                continue
+            if name.endswith("running_mean") and f"{name.rpartition('.')[0]}.weight" in ours:
                 raise UserError(
                     f"{filename} was trained with BN, but this model's {name.rpartition('.')[0]}"
-                    " keeps no BN statistics; set MODEL.RANDWIRE.NORM to FrozenBN, BN or SyncBN"
+                    " keeps no BN statistics; set NORM (of MODEL.RANDWIRE or MODEL.RESNETS) to"
+                    " FrozenBN, BN or SyncBN"
                 )
+            if isinstance(self.trunk, ResNet) and not name.endswith("num_batches_tracked"):
+                raise UserError(
+                    f"{filename} holds a larger network than MODEL.RESNETS builds: there is no"
+                    f" place for {name}; does its DEPTH fit?"
+                )
+
+
+def _find_trunk(model: nn.Module) -> tuple[str, RandWire | ResNet]:
+    """The network that a classifier's file fills, and its name in the detector."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, RandWire | ResNet)
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"the model holds {len(found)} RandWires and ResNets, expected one; is"
+            " MODEL.BACKBONE.NAME one of randwire_det's builders, or of detectron2's for ResNets?"
+        )
+    return found[0]
+
+
+def _trunk_tensors(kind: str, weights: dict, trunk_name: str) -> dict:
+    """Of a classifier's state dict what a detector takes, under the detector's names."""
+    if kind == "baseline":
+        named = detectron2_names(weights)
+    else:
+        named = {
+            name.removeprefix("trunk."): tensor
+            for name, tensor in weights.items()
+            if name.startswith("trunk.")
+        }
+    return {f"{trunk_name}.{name}": tensor for name, tensor in named.items()}
+
+
+def check_fits(
+    data: dict, path: str, spec: NetworkSpec | None, preprocessing: Preprocessing
+) -> None:
+    """Refuse a checkpoint of another network, or of images prepared in another way.
+
+    Args:
+        data: what `load_checkpoint` read from `path`.
+        spec: of the config's RandWire, None where the config builds a ResNet.
+        preprocessing: the config's.
+
+    Raises:
+        UserError: names what differs, and the key to change.
+    """
+    if (data["spec"] is None) != (spec is None):
+        theirs, ours = (
+            "no RandWire" if each is None else "a RandWire" for each in (data["spec"], spec)
+        )
+        raise UserError(
+            f"{path} holds {theirs}, but the config builds {ours}; take the config that its"
+            " pretraining goes with, or set MODEL.BACKBONE.NAME"
+        )
+    if spec is not None:
+        check_same_spec(data["spec"], spec, path, "MODEL.RANDWIRE")
+    check_same_preprocessing(data["preprocessing"], preprocessing, path, PREPROCESSING_KEYS)
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
