@@ -5,6 +5,7 @@ class UserError(ValueError):
     """Bad input. The message names the value, what was expected and how to mend it."""
 
     exit_status = 1
+    told = False  # whether the other processes of a training have left because of it
 
 
 class UsageError(UserError):

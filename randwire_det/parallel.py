@@ -68,6 +68,8 @@ class World:
     def together(self, call: Callable[[], Result]) -> Result:
         """`call()` in every process; where one cannot do it, all leave, and that one says why.
 
+        Calls may stand within each other: what was agreed on inside passes through outside.
+
         Raises:
             UserError: of `call`, in the first process that met one.
             SystemExit: in the others, with the same status.
@@ -78,6 +80,8 @@ class World:
         try:
             result = call()
         except UserError as caught:
+            if caught.told:
+                raise
             error = caught
         # The first to fail has the largest number; two processes may fail for reasons of their own.
         news = torch.tensor([self.size - self.rank, error.exit_status] if error else [0, 0])
@@ -86,6 +90,7 @@ class World:
         if number == 0:
             return result
         if error is not None and number == self.size - self.rank:
+            error.told = True
             raise error
         sys.exit(status)
 
