@@ -10,17 +10,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 
 import yaml
-from fvcore.common.config import CfgNode
 
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.complexity import HEAD_CHANNELS, Complexity, complexity
 from randwire_det.errors import UserError
-from randwire_det.generator import GRAPH_MODELS, parameters_of
-from randwire_det.spec import NetworkSpec
-from randwire_det.spec_config import add_spec_config
+from randwire_det.names import randwire_name, spec_keys, wiring_settings
+from randwire_det.spread import Spread, differences, grouped
 
 from .baselines import baseline_complexity
 from .config import flatten
@@ -59,18 +56,6 @@ class Result:
     count: Complexity
     settings: dict
     paper: Paper | None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation; of a single value there is no deviation."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        return cls(mean(values), stdev(values) if len(values) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -139,11 +124,11 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
     settings["training set"] = str(progress.get("train_digest"))[:8]
     digest = hashlib.sha256("\n".join(map(str, classes)).encode()).hexdigest()
     settings["classes"] = f"{len(classes)}, {classes[0]} to {classes[-1]}, digest {digest[:8]}"
-    for key in _spec_keys():  # the spec itself tells it, and only of a RandWire
+    for key in spec_keys("MODEL."):  # the spec itself tells it, and only of a RandWire
         settings.pop(key, None)
     if spec:
-        settings |= _network_settings(spec)
-        name = _randwire_name(spec, head)
+        settings |= wiring_settings(spec, "MODEL.")
+        name = randwire_name(spec) + ("" if head == HEAD_CHANNELS else f", head {head}")
     else:
         name = _baseline_name(**architecture)
     seeds = [config["SEED"], spec and [spec.provenance.get("seed"), spec.digest]]
@@ -185,39 +170,6 @@ def _config(path: Path, text: object) -> dict:
     return flat
 
 
-def _spec_keys() -> list[str]:
-    node = CfgNode()
-    add_spec_config(node)
-    return [f"MODEL.{key}" for key in node]
-
-
-def _network_settings(spec: NetworkSpec) -> dict:
-    """Where the wiring came from, less the seed; of unknown provenance, the wiring itself."""
-    made_by = spec.provenance
-    if made_by.get("generator") not in GRAPH_MODELS:
-        return {"wiring": spec.digest[:12]}
-    keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed_per_stage")
-    return {f"MODEL.{key.upper()}": made_by[key] for key in keys if key in made_by}
-
-
-def _randwire_name(spec: NetworkSpec, head_channels: int) -> str:
-    """As in the paper, and then whatever is not as in its Table 1."""
-    made_by = spec.provenance
-    if (generator := made_by.get("generator")) not in GRAPH_MODELS:
-        return f"RandWire, wiring {spec.digest[:12]}"
-    theta = ", ".join(str(made_by.get(name)) for name in parameters_of(generator))
-    parts = [f"RandWire-{generator.upper()}({theta})", f"C={made_by.get('channels')}"]
-    if made_by.get("regime") != ("small" if made_by.get("channels") == 78 else "regular"):
-        parts.append(f"{made_by.get('regime')} regime")
-    if made_by.get("nodes") != 32:
-        parts.append(f"N={made_by.get('nodes')}")
-    if made_by.get("seed_per_stage"):
-        parts.append("a graph per stage")
-    if head_channels != HEAD_CHANNELS:
-        parts.append(f"head {head_channels}")
-    return ", ".join(parts)
-
-
 def _baseline_name(name: str, width: float) -> str:
     return BASELINE_NAMES.get(name, name) + ("" if width == 1 else f", width {width:g}")
 
@@ -254,13 +206,10 @@ def _percent(value: object, where: str) -> float:
 
 def summarize(results: list[Result]) -> list[Row]:
     """Rows in the order of the paper's tables and of its lines, then the others as they come."""
-    groups: dict[tuple, list[Result]] = {}
-    for result in results:
-        settings = json.dumps(result.settings, sort_keys=True, default=str)
-        groups.setdefault((result.name, result.size, settings), []).append(result)
+    groups = grouped(results, lambda result: [result.name, result.size, result.settings])
     order = list(PAPER.values())
     members = sorted(
-        groups.values(),
+        groups,
         key=lambda group: order.index(group[0].paper) if group[0].paper else len(order),
     )
     return [_row(group, [other[0] for other in members]) for group in members]
@@ -271,12 +220,7 @@ def _row(group: list[Result], firsts: list[Result]) -> Row:
     one = group[0]
     printed = (one.name, one.size, one.epochs)
     namesakes = [other for other in firsts if (other.name, other.size, other.epochs) == printed]
-    keys = sorted({key for other in namesakes for key in other.settings})
-    differing = [
-        f"{key} {one.settings.get(key, 'absent')}"
-        for key in keys
-        if any(other.settings.get(key) != one.settings.get(key) for other in namesakes)
-    ]
+    differing = differences(one.settings, [other.settings for other in namesakes])
     return Row(
         table=one.paper.table if one.paper else OTHER,
         name="; ".join([one.name, *differing]),

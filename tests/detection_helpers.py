@@ -1,14 +1,11 @@
 """A detector small enough for tests, built through the shipped base config as a user would."""
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from randwire_det.config_files import merge_config
-from randwire_det.detection import add_randwire_config
-from randwire_det.detection.datasets import add_coco_datasets_config
+from randwire_det.detection.config import read_config
 
 # Tiny, but every part is there: all four features, FPN, RPN, box head.
 TINY = {
@@ -33,11 +30,7 @@ def as_overrides(changes: dict) -> list[str]:
 
 def tiny_config(base: str = "base_faster_rcnn_fpn.yaml", **changes):
     """A config of the tiny detector; keys with dots go in as `**{"MODEL.DEVICE": "cpu"}`."""
-    cfg = get_cfg()
-    add_randwire_config(cfg)
-    add_coco_datasets_config(cfg)
-    merge_config(cfg, base, as_overrides(TINY | changes))
-    return cfg
+    return read_config(base, as_overrides(TINY | changes))
 
 
 def tiny_detector(**changes):

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+import yaml
 from conftest import tiny_spec
 from detection_helpers import tiny_config, tiny_detector
 from detectron2.checkpoint import DetectionCheckpointer
+from torchvision.models.feature_extraction import create_feature_extractor
 
+from pretrain.baselines import build_baseline, detectron2_keys
 from randwire_det import UserError
+from randwire_det.average import WeightAverage
 from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
 from randwire_det.detection.trainer import build_checkpointer
 from randwire_det.network import RandWireClassifier
@@ -180,22 +184,131 @@ def test_a_classifier_is_no_detector_to_evaluate(tmp_path):
         checkpointer_of(tmp_path).load(str(tmp_path / "c.pth"))
 
 
-@pytest.mark.parametrize("use", ["MODEL.WEIGHTS", "MODEL.RANDWIRE.SPEC"])
-def test_a_baseline_is_no_randwire(tmp_path, use):
-    path = tmp_path / "resnet.pth"
+def save_baseline(path, name="resnet50", width=0.25):
+    classifier = build_baseline(name, 5, width)
+    classifier(torch.randn(4, 3, 64, 64))
     save_checkpoint(
         path,
         kind="baseline",
-        model={"conv1.weight": torch.zeros(64, 3, 7, 7)},
+        model=classifier.state_dict(),
         spec=None,
-        architecture={"name": "resnet50", "width": 1.0},
+        architecture={"name": name, "width": width},
         preprocessing=Preprocessing(),
     )
+    return classifier
+
+
+def resnet(name="resnet50", width=0.25, **changes):
+    """Overrides that put detectron2's ResNet under the tiny detector."""
+    keys = {f"MODEL.RESNETS.{key}": value for key, value in detectron2_keys(name, width).items()}
+    features = "['res2', 'res3', 'res4', 'res5']"
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.OUT_FEATURES": features,
+        "MODEL.FPN.IN_FEATURES": features,
+        **keys,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_a_baseline_gives_the_detector_all_of_its_resnet(tmp_path, norm):
+    """With no conversion between, the very features that the conversion gives."""
+    classifier = save_baseline(tmp_path / "r.pth")
+    changes = resnet(**{"MODEL.RESNETS.NORM": norm})
+    model = tiny_detector(**changes)
+    checkpointer_of(tmp_path, model, **changes).load(str(tmp_path / "r.pth"), checkpointables=[])
+    image = torch.randn(2, 3, 64, 64)
+    features = create_feature_extractor(classifier.eval(), ["layer4"])(image)
+    torch.testing.assert_close(
+        model.eval().backbone.bottom_up(image)["res5"], features["layer4"], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "fragment"),
+    [
+        ("resnet50", 0.5, "stem.conv1.weight"),
+        ("resnet101", 0.25, "larger network"),
+        ("resnext50_32x4d", 0.25, "missing or of another shape"),
+    ],
+)
+def test_another_resnet_is_refused(tmp_path, name, width, fragment):
+    save_baseline(tmp_path / "r.pth", name, width)
+    with pytest.raises(UserError, match=fragment):
+        checkpointer_of(tmp_path, **resnet()).load(str(tmp_path / "r.pth"), checkpointables=[])
+
+
+def test_a_resnet_detector_survives_its_own_file(tmp_path):
+    saved = checkpointer_of(tmp_path, **resnet())
+    saved.save("model_final", iteration=3)
+    loaded = checkpointer_of(tmp_path, **resnet())
+    assert loaded.resume_or_load("", resume=True)["iteration"] == 3
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, saved.model.state_dict()[name]), name
+
+
+def test_a_randwire_and_a_resnet_do_not_take_each_others_files(tmp_path):
+    save_baseline(tmp_path / "r.pth")
+    save_classifier(tmp_path / "c.pth")
+    for weights, changes in (("r.pth", {}), ("c.pth", resnet())):
+        with pytest.raises(UserError, match=r"RandWire, but .*MODEL\.BACKBONE\.NAME"):
+            checkpointer_of(tmp_path, **changes).load(str(tmp_path / weights), checkpointables=[])
+
+
+def test_a_baseline_has_no_wiring_to_take(tmp_path):
+    save_baseline(tmp_path / "r.pth")
     with pytest.raises(UserError, match=r"is a resnet50 classifier.*tools/convert_baseline\.py"):
-        if use == "MODEL.WEIGHTS":
-            checkpointer_of(tmp_path).resume_or_load(str(path), resume=False)
-        else:
-            tiny_detector(**{use: path})
+        tiny_detector(**{"MODEL.RANDWIRE.SPEC": tmp_path / "r.pth"})
+
+
+class Counter:
+    """Stands for a trainer, whose state a checkpointer keeps."""
+
+    def state_dict(self):
+        return {"count": 1}
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def averaged(directory):
+    """A checkpointer of a model and its average, which are not alike."""
+    model = tiny_detector()
+    average = WeightAverage(model, 0.5)
+    with torch.no_grad():
+        for parameter in average.model.parameters():
+            parameter.add_(1)
+    cfg = tiny_config(OUTPUT_DIR=directory)
+    return build_checkpointer(cfg, model, average=average, trainer=Counter())
+
+
+def test_a_resumed_training_takes_weights_and_average_and_all_others_the_average(tmp_path):
+    saved = averaged(tmp_path)
+    saved.save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    name = "roi_heads.box_head.fc1.weight"
+    ours = saved.model.state_dict()[name]
+
+    resumed = averaged(tmp_path)
+    resumed.resume_or_load("", resume=True)
+    assert resumed.model.state_dict()[name].equal(ours)
+    assert resumed.average.model.state_dict()[name].equal(ours + 1)
+
+    tested = checkpointer_of(tmp_path)
+    tested.load(path)
+    assert tested.model.state_dict()[name].equal(ours + 1)
+
+    other = averaged(tmp_path)
+    other.load(path, checkpointables=[])
+    for model in (other.model, other.average.model):
+        assert model.state_dict()[name].equal(ours + 1)
+
+
+def test_the_file_carries_the_config_it_was_built_from(tmp_path):
+    checkpointer_of(tmp_path).save("model_final")
+    text = load_checkpoint(tmp_path / "model_final.pth")["config"]
+    assert yaml.safe_load(text)["MODEL"]["FPN"]["OUT_CHANNELS"] == 8
 
 
 def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
@@ -210,6 +323,6 @@ def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
     ]
 
 
-def test_a_model_without_a_randwire_trunk_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"0 RandWire trunks.*MODEL\.BACKBONE\.NAME"):
+def test_a_model_without_randwire_or_resnet_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"0 RandWires and ResNets.*MODEL\.BACKBONE\.NAME"):
         checkpointer_of(tmp_path, torch.nn.Conv2d(3, 3, 1))

@@ -116,3 +116,30 @@ def test_more_classes_than_outputs_are_refused_and_fewer_are_told(dataset, tmp_p
 def test_values_that_would_fail_late_are_named(dataset, tmp_path, change, eval_only):
     with pytest.raises(UsageError, match=next(iter(change))):
         check_run(config(dataset, tmp_path, **change), resume=False, eval_only=eval_only)
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"MODEL.BACKBONE.NAME": "build_randwire_fpn_backbon"}, "did you mean build_randwire_fpn"),
+        ({"MODEL.META_ARCHITECTURE": "FasterRCNN"}, "known are"),
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHead"}, "did you mean StandardROIHeads"),
+        ({"MODEL.RPN.IN_FEATURES": "['p2', 'p9']"}, "p9"),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": "['res4']"}, "p6"),
+        ({"SOLVER.EMA_DECAY": 1.0}, "below 1"),
+        ({"DATASETS.CHECK": "all"}, "decode"),
+    ],
+)
+def test_parts_and_features_that_are_not_there_are_named(dataset, tmp_path, change, hint):
+    (key,) = change
+    with pytest.raises(UsageError, match=key) as caught:
+        check_run(config(dataset, tmp_path / "out", **change), resume=False, eval_only=False)
+    assert hint in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_that_leads_nowhere_is_named(dataset, tmp_path):
+    for address in ("http://127.0.0.1:9/model.pth", "nosuch://model.pth"):
+        weights = {"MODEL.WEIGHTS": address}
+        with pytest.raises(UserError, match=f"MODEL.WEIGHTS {address}"):
+            check_run(config(dataset, tmp_path, **weights), resume=False, eval_only=False)

@@ -195,6 +195,25 @@ def test_bad_usage_is_one_line(shapes, tmp_path, options, changes, status, fragm
     refused(done, status, *fragments)
 
 
+def test_a_data_set_with_faults_is_reported_before_the_run(shapes, tmp_path):
+    """What would stop it later, stops it now; the run in OUTPUT_DIR stays as it was."""
+    content = json.loads((shapes / "shapes.json").read_text())
+    content["images"][0]["file_name"] = "gone.png"
+    content["images"][1]["width"] += 1
+    content["annotations"][7]["bbox"] = [-50, 0, 20, 20]
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(content))
+    (tmp_path / "config.yaml").write_text("mine")
+    rows = f"[['broken', '{broken}', '{shapes / 'images'}']]"
+    changes = {"DATASETS.COCO": rows, "OUTPUT_DIR": tmp_path}
+    names = {"DATASETS.TRAIN": "('broken',)", "DATASETS.TEST": "('broken',)"}
+    done = train_net(shapes, changes=changes | names)
+    refused(done, 1, "broken.json", "image-absent 1 (first: 'gone.png'", "image-size 1")
+    assert "warning box-outside: 1" in done.stdout
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    assert "box-outside" in (tmp_path / "log.txt").read_text()
+
+
 def test_an_option_among_the_overrides_is_not_taken_for_a_key(shapes, tmp_path):
     done = train_net(shapes, changes={"OUTPUT_DIR": tmp_path}, overrides=["--resume"])
     refused(done, 2, "--resume", "before")

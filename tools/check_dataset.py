@@ -14,13 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from detectron2.config import get_cfg
-
 from randwire_det import UsageError, cli
-from randwire_det.config_files import merge_config
-from randwire_det.detection import add_randwire_config
+from randwire_det.detection.config import read_config
 from randwire_det.detection.dataset_report import check_configured_datasets, check_dataset
-from randwire_det.detection.datasets import add_coco_datasets_config, register_coco_datasets
+from randwire_det.detection.datasets import register_coco_datasets
 
 EXAMPLE = """python tools/check_dataset.py --json mine/train.json --images mine/images --decode
   python tools/check_dataset.py --config-file faster_rcnn_randwire_c109.yaml"""
@@ -75,10 +72,7 @@ def main():
             )
         ]
     else:
-        cfg = get_cfg()
-        add_randwire_config(cfg)
-        add_coco_datasets_config(cfg)
-        merge_config(cfg, args.config_file, args.opts)
+        cfg = read_config(args.config_file, args.opts)
         register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
         reports = check_configured_datasets(cfg, images=depth)
         if not reports:

@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pretrain.paper import Paper
-from pretrain.summary import Row, Spread, read_runs, summarize
+from pretrain.summary import Row, read_runs, summarize
 from randwire_det import cli
+from randwire_det.spread import aligned, markdown
 
 HEADER = (
     *("network", "test size", "epochs", "runs", "top-1, %", "paper", "top-5, %", "paper"),
@@ -33,25 +34,18 @@ def to_markdown(rows: list[Row]) -> str:
     """A heading and a table for each of the paper's tables that has rows."""
     parts = []
     for table, lines in _tables(rows):
-        rule = ["---"] * len(HEADER)
-        cells = [[cell.replace("|", "\\|") for cell in line] for line in (HEADER, rule, *lines)]
-        parts += [f"### {table}", "", *(f"| {' | '.join(line)} |" for line in cells), ""]
+        parts += [f"### {table}", "", *markdown(HEADER, lines), ""]
     return "\n".join(parts).rstrip()
 
 
 def to_text(rows: list[Row]) -> str:
     """Aligned columns under the name of each of the paper's tables that has rows."""
     tables = _tables(rows)
-    every = [HEADER, *(line for _, lines in tables for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    header, *texts = aligned([HEADER, *(line for _, lines in tables for line in lines)])
     parts = []
     for table, lines in tables:
-        parts.append(table)
-        for line in (HEADER, *lines):
-            first, *rest = zip(line, widths, strict=True)
-            numbers = (cell.rjust(width) for cell, width in rest)
-            parts.append("  ".join([first[0].ljust(first[1]), *numbers]))
-        parts.append("")
+        mine, texts = texts[: len(lines)], texts[len(lines) :]
+        parts += [table, header, *mine, ""]
     return "\n".join(parts).rstrip()
 
 
@@ -65,15 +59,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     paper = row.paper or Paper("", 0, "-", "-", "-", "-")
     return (
         *(row.name, str(row.size), str(row.epochs), str(len(row.runs))),
-        *(_plus_minus(row.top1), paper.top1, _plus_minus(row.top5), paper.top5),
-        *(f"{_plus_minus(row.macs, unit)} {letter}", paper.macs),
-        *(f"{_plus_minus(row.params, 1e6)} M", paper.params),
+        *(row.top1.to_text(), paper.top1, row.top5.to_text(), paper.top5),
+        *(f"{row.macs.to_text(unit)} {letter}", paper.macs),
+        *(f"{row.params.to_text(1e6)} M", paper.params),
     )
-
-
-def _plus_minus(spread: Spread, unit: float = 1) -> str:
-    std = "" if spread.std is None else f" ± {spread.std / unit:.2f}"
-    return f"{spread.mean / unit:.2f}{std}"
 
 
 FORMATS = {"text": to_text, "markdown": to_markdown, "json": to_json}

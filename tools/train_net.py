@@ -9,18 +9,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from randwire_det import UserError, cli
-from randwire_det.config_files import config_path, merge_config
-from randwire_det.detection import add_randwire_config
-from randwire_det.detection.checks import check_run
-from randwire_det.detection.datasets import add_coco_datasets_config, register_coco_datasets
+from randwire_det.config_files import config_path
+from randwire_det.detection.checks import builds_randwire, check_data, check_run
+from randwire_det.detection.config import read_config
+from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.processes import introduce
-from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer
+from randwire_det.detection.results import report_evaluation
+from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer, evaluate
 from randwire_det.launch import launch, restarted, told_once
 from randwire_det.parallel import World, joined
 
@@ -32,10 +32,7 @@ logger = logging.getLogger("randwire_det.train_net")
 
 
 def build_config(args):
-    cfg = get_cfg()
-    add_randwire_config(cfg)
-    add_coco_datasets_config(cfg)
-    merge_config(cfg, args.config_file, args.opts)
+    cfg = read_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = cli.choose_device(cfg.MODEL.DEVICE, logger)
     cfg.freeze()
     return cfg
@@ -45,26 +42,34 @@ def train_or_test(args, cfg, world: World) -> None:
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
     resuming = args.resume or restarted()
     weights = world.together(lambda: check_run(cfg, resume=resuming, eval_only=args.eval_only))
-    default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="randwire_det")
+    world.first_does(lambda: check_data(cfg, eval_only=args.eval_only))
+    default_setup(cfg, args)
     torch.set_flush_denormal(True)  # arithmetic on denormals is ten times slower on a CPU
 
     if args.eval_only:
         model = RandWireTrainer.build_model(cfg)
-        world.together(lambda: build_checkpointer(cfg, model).load(weights))
-        RandWireTrainer.test(cfg, model)
-        return
+        rest = world.together(lambda: build_checkpointer(cfg, model).load(weights))
+        iteration = rest["iteration"] + 1 if "iteration" in rest else None
+        world.together(lambda: evaluate(cfg, model, weights, iteration))
+    else:
+        trainer = RandWireTrainer(cfg)
+        if not weights:
+            warn_of_random_weights(cfg)
+        world.together(lambda: trainer.resume_or_load(resume=resuming))
+        logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
+        world.together(lambda: train(trainer))
+    if cfg.TEST.REPORT:
+        world.first_does(lambda: report_evaluation(cfg))
 
-    trainer = RandWireTrainer(cfg)
-    if not weights:
-        logger.warning(
-            "MODEL.WEIGHTS is empty: training starts from random weights. NORM"
-            f" {cfg.MODEL.RANDWIRE.NORM} and FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} then apply"
-            " to random weights too; BN (or GN) and 0 are what a training from scratch takes."
-        )
-    world.together(lambda: trainer.resume_or_load(resume=resuming))
-    logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
-    world.together(lambda: train(trainer))
+
+def warn_of_random_weights(cfg) -> None:
+    node = cfg.MODEL.RANDWIRE if builds_randwire(cfg) else cfg.MODEL.RESNETS
+    logger.warning(
+        "MODEL.WEIGHTS is empty: training starts from random weights. NORM"
+        f" {node.NORM} and FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} then apply"
+        " to random weights too; BN (or GN) and 0 are what a training from scratch takes."
+    )
 
 
 def train(trainer: RandWireTrainer) -> None:

@@ -176,8 +176,8 @@ class RandWireCheckpointer(DetectionCheckpointer):
             if name.endswith("running_mean") and f"{name.rpartition('.')[0]}.weight" in ours:
                 raise UserError(
                     f"{filename} was trained with BN, but this model's {name.rpartition('.')[0]}"
-                    " keeps no BN statistics; set NORM (of MODEL.RANDWIRE or MODEL.RESNETS) to"
-                    " FrozenBN, BN or SyncBN"
+                    f" keeps no BN statistics; set MODEL.{'RANDWIRE' if self.spec else 'RESNETS'}"
+                    ".NORM to FrozenBN, BN or SyncBN"
                 )
             if isinstance(self.trunk, ResNet) and not name.endswith("num_batches_tracked"):
                 raise UserError(

@@ -1,18 +1,37 @@
 """What can be refused before a run has written anything, in one line each."""
 
+import difflib
 import logging
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    build_backbone,
+)
+from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import check_same_preprocessing, load_checkpoint
+from ..checkpoint import KINDS, load_checkpoint
 from ..errors import UsageError, UserError
-from ..spec_config import check_same_spec, spec_from_config
-from .checkpointer import PREPROCESSING_KEYS, newest_checkpoint, preprocessing_from_config
+from ..spec_config import spec_from_config
+from .checkpointer import check_fits, newest_checkpoint, preprocessing_from_config
+from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
 from .datasets import check_datasets
 
 logger = logging.getLogger(__name__)
+REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+}
 LOWEST = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
 
 
@@ -31,6 +50,15 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
             raise UsageError(f"{key} {cfg[section][name]}: expected {lowest} or more")
     if not cfg.SOLVER.BASE_LR > 0:
         raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR}: expected a number above 0")
+    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
+        raise UsageError(
+            f"SOLVER.EMA_DECAY {cfg.SOLVER.EMA_DECAY}: expected a number from 0 to below 1"
+        )
+    if cfg.DATASETS.CHECK not in ("off", *IMAGE_CHECKS):
+        raise UsageError(
+            f"DATASETS.CHECK {cfg.DATASETS.CHECK!r}: expected off, {', '.join(IMAGE_CHECKS)}"
+        )
+    check_model(cfg)
     for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):
         names = list(cfg.DATASETS[key])
         if not names and (eval_only or key == "TRAIN"):
@@ -45,13 +73,10 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
             if resume
             else "--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume"
         )
-    if path and "://" not in path:
-        weights = load_checkpoint(path)
-        check_same_spec(
-            weights["spec"], spec_from_config(cfg.MODEL.RANDWIRE), path, "MODEL.RANDWIRE"
-        )
-        ours = preprocessing_from_config(cfg)
-        check_same_preprocessing(weights["preprocessing"], ours, path, PREPROCESSING_KEYS)
+    if path:
+        weights = load_checkpoint(path, kinds=KINDS)
+        spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
+        check_fits(weights, path, spec, preprocessing_from_config(cfg))
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,20 +84,81 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
     return path
 
 
+def check_model(cfg: CfgNode) -> None:
+    """Look for the parts of the model by name, and for the features that they read.
+
+    Raises:
+        UsageError: there is no such part, or no such feature.
+    """
+    for key, registry in REGISTRIES.items():
+        name = _value(cfg, key)
+        if name not in registry:
+            known = sorted(each for each, _ in registry)
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"{key} {name!r}: {hint}known are {', '.join(known)}")
+    with torch.device("meta"):
+        features = list(build_backbone(cfg).output_shape())
+    retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    for key in ("MODEL.RETINANET",) if retina else ("MODEL.RPN", "MODEL.ROI_HEADS"):
+        read = list(_value(cfg, key).IN_FEATURES)
+        if not read or not set(read) <= set(features):
+            raise UsageError(
+                f"{key}.IN_FEATURES {read}: expected some of {features}, which the backbone"
+                f" {cfg.MODEL.BACKBONE.NAME} puts out"
+            )
+
+
+def builds_randwire(cfg: CfgNode) -> bool:
+    """Whether the backbone is one of this package's, which read MODEL.RANDWIRE."""
+    return "randwire" in cfg.MODEL.BACKBONE.NAME
+
+
+def check_data(cfg: CfgNode, *, eval_only: bool) -> None:
+    """Look through the data sets as DATASETS.CHECK says, and report what there is to say.
+
+    Raises:
+        UserError: something would stop the run, or teach it nonsense.
+    """
+    depth = cfg.DATASETS.CHECK
+    if depth == "off":
+        return
+    reports = check_configured_datasets(cfg, images=depth, eval_only=eval_only)
+    for report in reports:
+        if report.fatal or report.warnings:
+            logger.warning(report.to_text())
+    for report in reports:
+        report.raise_if_fatal()
+
+
 def _start(cfg: CfgNode, resume: bool) -> str:
     newest = newest_checkpoint(cfg.OUTPUT_DIR) if resume else None
-    return str(newest) if newest else cfg.MODEL.WEIGHTS
+    weights = str(newest) if newest else cfg.MODEL.WEIGHTS
+    if "://" not in weights:
+        return weights
+    try:
+        path = PathManager.get_local_path(weights)  # fetched once, then kept
+        if not Path(path).is_file():  # what it has no handler for comes back as it is
+            raise ValueError("detectron2 knows no such kind of address")
+        return path
+    except Exception as error:  # every kind of address has a handler of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"MODEL.WEIGHTS {weights} cannot be fetched: {reason}") from None
+
+
+def _value(cfg: CfgNode, key: str):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
 
 
 def _check_classes(cfg: CfgNode, name: str) -> None:
     """A class past the last output fails in mid-run, on a GPU without a reason."""
-    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    outputs, classes = cfg.MODEL[head].NUM_CLASSES, MetadataCatalog.get(name).get("thing_classes")
+    key, outputs = number_of_outputs(cfg)
+    classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None or len(classes) == outputs:
         return
-    problem = (
-        f"MODEL.{head}.NUM_CLASSES {outputs}, but data set {name!r} has {len(classes)} classes"
-    )
+    problem = f"{key} {outputs}, but data set {name!r} has {len(classes)} classes"
     if len(classes) > outputs:
-        raise UsageError(f"{problem}; set MODEL.{head}.NUM_CLASSES {len(classes)}")
+        raise UsageError(f"{problem}; set {key} {len(classes)}")
     logger.warning(problem)

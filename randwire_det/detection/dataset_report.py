@@ -255,7 +255,7 @@ def check_configured_datasets(
             # Others, LVIS say, have a JSON of their own format.
             if None in files or metadata.get("evaluator_type", "coco") != "coco":
                 continue
-            outputs = number_of_outputs(cfg)
+            _, outputs = number_of_outputs(cfg)
             reports.append(
                 check_dataset(*files, training=key == "TRAIN", num_classes=outputs, images=images)
             )
@@ -265,10 +265,10 @@ def check_configured_datasets(
     return reports
 
 
-def number_of_outputs(cfg: CfgNode) -> int:
-    """How many classes the detector of a config tells apart."""
+def number_of_outputs(cfg: CfgNode) -> tuple[str, int]:
+    """How many classes the detector of a config tells apart, and the key that says so."""
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    return cfg.MODEL[head].NUM_CLASSES
+    return f"MODEL.{head}.NUM_CLASSES", cfg.MODEL[head].NUM_CLASSES
 
 
 def warn_of_shared_images(train: Report, test: Report) -> None:

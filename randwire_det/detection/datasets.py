@@ -10,15 +10,6 @@ from detectron2.data.datasets import register_coco_instances
 from ..errors import UsageError, UserError
 
 
-def add_coco_datasets_config(cfg: CfgNode) -> None:
-    """Add `DATASETS.COCO`, datasets of one's own that need no code.
-
-    A list of [name, annotation file, image folder]; relative paths start at the folder that the
-    environment variable DETECTRON2_DATASETS names, ./datasets by default, as in detectron2.
-    """
-    cfg.DATASETS.COCO = []
-
-
 def register_coco_datasets(cfg: CfgNode, root: str) -> None:
     """Register the datasets of `DATASETS.COCO`, with their class names read from the JSON.
 

@@ -1,20 +1,25 @@
-"""Training batches as a function of seed and iteration: a resumed run reads what was next.
+"""Batches for training, as a function of seed and iteration, and for tests.
 
-detectron2's loader begins a new random order at every start. Here each image is asked for by
-(index, seed), the seed decides its augmentation, and the order is a plan that can be entered at any
-iteration; so the number of workers changes nothing either.
+detectron2's training loader begins a new random order at every start. Here each image is asked for
+by (index, seed), the seed decides its augmentation, and the order is a plan that can be entered at
+any iteration: a resumed run reads what was next, and the number of workers changes nothing either.
 """
 
 import itertools
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
+from detectron2.data.detection_utils import read_image
+from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import UserError
 from ..parallel import World, keep_working
 
 
@@ -31,6 +36,9 @@ class TrainLoader:
     Attributes:
         start, seed: the iteration that the first batch is for, and of what order; to be set before
             the loader is iterated.
+
+    Raises:
+        UserError: on iterating, an image cannot be read, or a worker was killed.
     """
 
     def __init__(
@@ -46,19 +54,21 @@ class TrainLoader:
     ):
         self.start = 0
         self._wide = np.array([each["width"] > each["height"] for each in dicts])
-        self._dataset = _Mapped(dicts, mapper)
+        self._dataset = _Mapped(dicts, Reading(mapper))
         self._batch, self.seed, self._world = batch_size // world.size, seed, world
         self._workers, self._by_aspect = workers, by_aspect
 
     def __iter__(self) -> Iterator[list[dict]]:
         # A generator starts no worker before its first batch is asked for, when `start` is set.
-        yield from DataLoader(
-            self._dataset,
-            batch_sampler=itertools.islice(self._plan(), self.start, None),
-            num_workers=self._workers,
-            collate_fn=list,
-            worker_init_fn=keep_working,
-            generator=torch.Generator(),  # seeds the workers; else it draws from the global one
+        yield from _without_errors(
+            DataLoader(
+                self._dataset,
+                batch_sampler=itertools.islice(self._plan(), self.start, None),
+                num_workers=self._workers,
+                collate_fn=list,
+                worker_init_fn=keep_working,
+                generator=torch.Generator(),  # seeds the workers; else it draws from the global one
+            )
         )
 
     def _plan(self) -> Iterator[list[tuple[int, int]]]:
@@ -80,6 +90,114 @@ class TrainLoader:
             order = rng.permutation(len(self._dataset))
             seeds = rng.integers(2**62, size=len(order))
             yield from zip(order.tolist(), seeds.tolist(), strict=True)
+
+
+class TestLoader:
+    """detectron2's batches of a test set, each image once over all processes.
+
+    An image that cannot be read ends the iteration of all processes, after the batches of each.
+
+    Raises:
+        UserError: on iterating, an image cannot be read, or a worker was killed.
+    """
+
+    __test__ = False  # pytest takes the name for a test's
+
+    def __init__(self, cfg: CfgNode, dataset: str, world: World):
+        reading = Reading(DatasetMapper(cfg, False))
+        self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
+        self._loader.worker_init_fn = keep_working
+        self._world = world
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        error = None
+        try:
+            yield from _without_errors(self._loader)
+        except UserError as caught:
+            error = caught
+
+        def tell():
+            if error is not None:
+                raise error
+
+        # The others are in their own batches: they learn of it where all of them meet.
+        self._world.together(tell)
+
+
+class Reading:
+    """A mapper that returns a UserError for an image that cannot be read, or is of another size.
+
+    One raised in a worker would reach the main process wrapped in the worker's traceback. What else
+    a mapper raises is a mistake in it, or in an annotation: that keeps its traceback.
+    """
+
+    def __init__(self, mapper: Callable[[dict], dict | None]):
+        self._mapper = mapper
+
+    def __call__(self, entry: dict) -> dict | UserError | None:
+        try:
+            return self._mapper(entry)
+        except Exception as error:
+            name = entry.get("file_name")
+            if name is None:
+                raise
+            # An OSError may be of another file than the image, or gone at the second look.
+            fault = _fault(entry) or (isinstance(error, OSError) and f"cannot be read: {error}")
+            if not fault:
+                raise RuntimeError(f"the mapper failed at {name}") from error
+            return UserError(
+                f"{name}: {fault}; mend it, or take it out of the annotations"
+                " (tools/check_dataset.py --decode finds all such images)"
+            )
+
+
+def _fault(entry: dict) -> str | None:
+    """In a few words why an image is not what its entry says; None where it is."""
+    try:
+        height, width = read_image(entry["file_name"], "RGB").shape[:2]
+    except UnidentifiedImageError:
+        return "cannot be read: empty, or of no format that Pillow knows"
+    except Exception as error:  # of broken bytes Pillow raises almost anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return f"cannot be read: {reason.splitlines()[0]}"
+    stated = entry.get("width", width), entry.get("height", height)
+    if stated == (width, height):
+        return None
+    return f"{width} x {height} pixels, but {stated[0]} x {stated[1]} in its annotation"
+
+
+def _without_errors(loader: DataLoader) -> Iterator[list[dict]]:
+    """The batches; a UserError among their items is raised, and one of a killed worker."""
+    try:
+        for batch in _started(loader):
+            error = next((item for item in batch if isinstance(item, UserError)), None)
+            if error is not None:
+                # A new one: it could not be freed while its traceback leads to `batch`.
+                raise UserError(str(error))
+            yield batch
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise UserError(
+            f"a process that reads images was killed ({str(error).splitlines()[0]}): where memory"
+            " is short, fewer DATALOADER.NUM_WORKERS take less"
+        ) from None
+
+
+def _started(loader: DataLoader) -> Iterator[list[dict]]:
+    """Its iterator, which tells of a killed worker when it is asked for a batch, and only then.
+
+    torch's handler of SIGCHLD would raise wherever the main process is at that moment: mostly in
+    the model, where the other processes wait for its gradients.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 class _Mapped(Dataset):

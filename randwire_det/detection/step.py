@@ -7,6 +7,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
+from ..average import WeightAverage
 from ..parallel import World
 
 
@@ -20,12 +21,23 @@ class TrainStep(SimpleTrainer):
         model, loader, optimizer: as of `SimpleTrainer`.
         seed: of the run.
         amp: autocast in fp16 with a scaled loss on CUDA, in bf16 elsewhere.
+        average: of the weights, brought up to date by every step.
     """
 
-    def __init__(self, model: nn.Module, loader, optimizer, *, seed: int, amp: bool, world: World):
+    def __init__(
+        self,
+        model: nn.Module,
+        loader,
+        optimizer,
+        *,
+        seed: int,
+        amp: bool,
+        world: World,
+        average: WeightAverage | None = None,
+    ):
         super().__init__(model, loader, optimizer)
         device = next(model.parameters()).device.type
-        self.seed, self.world = seed, world
+        self.seed, self.world, self.average = seed, world, average
         dtype = torch.float16 if device == "cuda" else torch.bfloat16
         self._autocast = torch.autocast(device, dtype, enabled=amp)
         self._scaler = torch.amp.GradScaler(device, enabled=amp and device == "cuda")
@@ -35,9 +47,10 @@ class TrainStep(SimpleTrainer):
 
         Raises:
             FloatingPointError: the loss of any process is not finite; in all processes.
+            UserError: one of them cannot read an image.
         """
         begun = time.perf_counter()
-        batch = next(self._data_loader_iter)
+        batch = self.world.together(lambda: next(self._data_loader_iter))
         data_time = time.perf_counter() - begun
         lot = np.random.SeedSequence(self.seed, spawn_key=(self.iter, self.world.rank))
         torch.manual_seed(int(lot.generate_state(1)[0]))
@@ -51,6 +64,8 @@ class TrainStep(SimpleTrainer):
         self._write_metrics(losses, data_time)
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        if self.average:
+            self.average.update(self.iter + 1)
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"scaler": self._scaler.state_dict(), "seed": self.seed}

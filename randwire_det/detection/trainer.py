@@ -1,19 +1,21 @@
 """detectron2's default trainer, with exact resume, checked checkpoints and COCO evaluation."""
 
 import logging
-import os
 import weakref
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from ..average import WeightAverage
 from ..parallel import EXIT_STOPPED, Stopping, current_world
 from .checkpointer import RandWireCheckpointer, preprocessing_from_config
-from .loader import TrainLoader
+from .loader import TestLoader, TrainLoader
+from .results import inference_dir, record_evaluation
 from .step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class RandWireTrainer(DefaultTrainer):
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        decay = cfg.SOLVER.EMA_DECAY
+        self.average = WeightAverage(model, decay) if decay > 0 else None
         self._trainer = TrainStep(
             self.world.parallel(model, broadcast_buffers=False),
             self.build_train_loader(cfg),
@@ -41,9 +45,12 @@ class RandWireTrainer(DefaultTrainer):
             seed=cfg.SEED,
             amp=cfg.SOLVER.AMP.ENABLED,
             world=self.world,
+            average=self.average,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = build_checkpointer(cfg, model, trainer=weakref.proxy(self))
+        self.checkpointer = build_checkpointer(
+            cfg, model, average=self.average, trainer=weakref.proxy(self)
+        )
         self.register_hooks(self.build_hooks())
 
     def scaled(self, cfg: CfgNode) -> CfgNode:
@@ -85,7 +92,16 @@ class RandWireTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase]:
-        return [*super().build_hooks(), _Stop()]
+        evaluation = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        hooks = super().build_hooks()
+        return [*(evaluation if isinstance(hook, EvalHook) else hook for hook in hooks), _Stop()]
+
+    def _evaluate(self) -> dict:
+        """The average of the weights where there is one, as whoever loads the file takes it."""
+        model = self.average.model if self.average else self.model
+        where = f"{self.cfg.OUTPUT_DIR}, iteration {self.iter + 1}"
+        self._last_eval_results = evaluate(self.cfg, model, where, self.iter + 1)
+        return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
@@ -117,9 +133,14 @@ class RandWireTrainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return TestLoader(cfg, dataset_name, current_world())
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        output = os.path.join(cfg.OUTPUT_DIR, "inference")
-        return COCOEvaluator(dataset_name, output_dir=output, use_fast_impl=False)
+        return COCOEvaluator(
+            dataset_name, output_dir=str(inference_dir(cfg, dataset_name)), use_fast_impl=False
+        )
 
 
 class _Stop(HookBase):
@@ -142,7 +163,24 @@ class _Stop(HookBase):
         raise SystemExit(EXIT_STOPPED)
 
 
-def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables) -> RandWireCheckpointer:
+def evaluate(cfg: CfgNode, model: nn.Module, weights: str, iteration: int | None) -> dict:
+    """Test a model on DATASETS.TEST, and put down the result (`record_evaluation`).
+
+    Args:
+        weights: where they come from.
+        iteration: of the training that they come from, where that is known.
+
+    Returns:
+        what `DefaultTrainer.test` does.
+    """
+    results = RandWireTrainer.test(cfg, model)
+    current_world().first_does(
+        lambda: record_evaluation(cfg, results, weights=weights, iteration=iteration)
+    )
+    return results
+
+
+def build_checkpointer(cfg: CfgNode, model: nn.Module, **options) -> RandWireCheckpointer:
     """The checkpointer of a config, which knows its preprocessing and its classes."""
     datasets = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)
     return RandWireCheckpointer(
@@ -150,5 +188,6 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables) -> Ran
         cfg.OUTPUT_DIR,
         preprocessing=preprocessing_from_config(cfg),
         classes=MetadataCatalog.get(datasets[0]).get("thing_classes") if datasets else None,
-        **checkpointables,
+        config=cfg.dump(),
+        **options,
     )
