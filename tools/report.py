@@ -37,31 +37,24 @@ def files_of_run(run: Path) -> dict[str, str | None]:
     """What an OUTPUT_DIR tells: its last test set, and where detectron2 wrote the detections."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{run} has no config.yaml; give --json, --images, --results and --output")
-    from detectron2.config import get_cfg
     from detectron2.data import MetadataCatalog
 
-    from randwire_det.config_files import merge_config
-    from randwire_det.detection import add_randwire_config
-    from randwire_det.detection.datasets import (
-        add_coco_datasets_config,
-        check_datasets,
-        register_coco_datasets,
-    )
+    from randwire_det.detection.config import read_config
+    from randwire_det.detection.datasets import check_datasets, register_coco_datasets
+    from randwire_det.detection.results import inference_dir
 
-    cfg = get_cfg()
-    add_randwire_config(cfg)
-    add_coco_datasets_config(cfg)
-    merge_config(cfg, str(run / "config.yaml"), [])
+    cfg = read_config(str(run / "config.yaml"), [])
+    cfg.OUTPUT_DIR = str(run)  # it may have been moved
     if not cfg.DATASETS.TEST:
         raise UsageError(f"{run / 'config.yaml'}: DATASETS.TEST is empty, so nothing was evaluated")
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    name = cfg.DATASETS.TEST[-1]  # all test sets are written to one file, the last one stays
+    name = cfg.DATASETS.TEST[-1]
     check_datasets([name])
     metadata = MetadataCatalog.get(name)
     return {
         "json": metadata.get("json_file"),
         "images": metadata.get("image_root"),
-        "results": str(run / "inference" / "coco_instances_results.json"),
+        "results": str(inference_dir(cfg, name) / "coco_instances_results.json"),
         "output": str(run / "report"),
     }
 
