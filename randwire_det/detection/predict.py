@@ -1,0 +1,294 @@
+"""Pictures to detections, the same as in an evaluation: COCO results, and copies to look at."""
+
+import json
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation, read_image
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from torch import nn
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..checkpoint import replace_file
+from ..errors import UsageError, UserError
+from .report.drawing import _font, _plain, class_colour
+
+logger = logging.getLogger(__name__)
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of pictures in a folder
+DRAWN_ENDINGS = (".jpeg", ".jpg", ".png")  # of copies
+RESULTS = "predictions.json"
+NAMED = 10  # skipped pictures that the last line names
+
+
+class Predictor:
+    """A detector that takes picture files.
+
+    Args:
+        model: in eval mode.
+        cfg: its config.
+
+    Raises:
+        UserError: a model that detects on proposals from elsewhere, or puts out no boxes.
+    """
+
+    def __init__(self, model: nn.Module, cfg: CfgNode):
+        if cfg.MODEL.LOAD_PROPOSALS:
+            raise UserError("this detector takes proposals (MODEL.LOAD_PROPOSALS), not pictures")
+        self._model, self._format = model, cfg.INPUT.FORMAT
+        self._resize = T.AugmentationList(build_augmentation(cfg, is_train=False))
+
+    def read(self, path: Path) -> tuple[np.ndarray, torch.Tensor]:
+        """The picture, upright, (H, W, 3) uint8 in RGB, and the model's input, (3, h, w).
+
+        Raises:
+            Exception: of almost any kind, where the bytes are broken.
+        """
+        image = read_image(str(path), self._format)
+        resized = T.AugInput(image)
+        self._resize(resized)
+        pixels = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        return image[:, :, ::-1] if self._format == "BGR" else image, pixels
+
+    @torch.no_grad()
+    def detect(self, picture: np.ndarray, pixels: torch.Tensor) -> Instances:
+        """All detections in what `read` gave, in pixels of the picture, on the CPU."""
+        height, width = picture.shape[:2]
+        (output,) = self._model([{"image": pixels, "height": height, "width": width}])
+        if "instances" not in output:
+            raise UserError(f"this model puts out {', '.join(output)}, and no detections")
+        return output["instances"].to("cpu")
+
+
+class Classes:
+    """Names and ids of a detector's outputs.
+
+    The ids are the data set's own where it is one that detectron2 knows by name, such as
+    coco_2017_train; else they count from 1. An output without a name is "class <number from 1>".
+
+    Args:
+        cfg: of the detector.
+        names: in the order of its outputs, or None.
+    """
+
+    def __init__(self, cfg: CfgNode, names: list[str] | None):
+        self._names, self._ids = names or [], {}
+        datasets = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)
+        metadata = MetadataCatalog.get(datasets[0]) if datasets else None
+        if metadata and names and metadata.get("thing_classes") == names:
+            of_dataset = metadata.get("thing_dataset_id_to_contiguous_id", {})
+            self._ids = {output: known for known, output in of_dataset.items()}
+
+    def id(self, output: int) -> int:
+        return self._ids.get(output, output + 1)
+
+    def name(self, output: int) -> str:
+        return self._names[output] if output < len(self._names) else f"class {output + 1}"
+
+
+def find_pictures(inputs: Iterable[str | Path]) -> dict[str, Path]:
+    """The pictures among files and folders, by a name that no two of them share.
+
+    Of a folder its files with a known ending, by name, not those of folders in it; a file is taken
+    whatever its ending. One that is given twice is taken once.
+
+    Returns:
+        {name: path}: the name of the file, with a number where another's copy had it.
+
+    Raises:
+        UserError: there is no such file or folder.
+        UsageError: there are no pictures.
+    """
+    found = {}
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise UserError(f"input {given}: no such file or folder")
+        paths = [given]
+        if given.is_dir():
+            paths = sorted(
+                path
+                for path in given.iterdir()
+                if path.suffix.lower() in ENDINGS and not path.is_dir()
+            )
+        for path in paths:
+            found.setdefault(path.resolve(), path)
+    if not found:
+        raise UsageError(
+            f"no pictures in {', '.join(map(str, inputs))}: expected files that end in"
+            f" {', '.join(ENDINGS)}; folders in a folder are not looked into"
+        )
+    named, taken = {}, set()
+    for path in found.values():
+        name, number = path.name, 1
+        while copy_name(name) in taken:
+            number += 1
+            name = f"{path.stem}-{number}{path.suffix}"
+        taken.add(copy_name(name))
+        named[name] = path
+    return named
+
+
+def copy_name(name: str) -> str:
+    """The file name of a picture's copy: its own of a JPEG or PNG, else with .png behind it."""
+    return name if name.lower().endswith(DRAWN_ENDINGS) else f"{name}.png"
+
+
+def predict(
+    predictor: Predictor,
+    classes: Classes,
+    pictures: dict[str, Path],
+    output: str | Path,
+    *,
+    score: float = 0.5,
+) -> tuple[int, int]:
+    """Write predictions.json and a copy of each picture with its detections drawn.
+
+    predictions.json is in COCO results format: a list of {"image_id", "category_id", "bbox":
+    [x, y, width, height] in pixels, "score"}, with "segmentation" of a detector that gives masks,
+    and "category_name" and "file_name", which COCO's tools leave alone. It is written last.
+
+    Args:
+        pictures: path by name, as of `find_pictures`; the name is the "image_id".
+        output: the folder to write to, made where it is missing.
+        score: detections from here up are drawn; all are written.
+
+    Returns:
+        how many pictures and detections there are; pictures that cannot be read are skipped, with a
+        warning for each.
+
+    Raises:
+        UsageError: a score that no detection can have, or the folder of a picture itself.
+        UserError: a file cannot be written, or none of the pictures can be read.
+    """
+    check_score(score)
+    output = Path(output)
+    _check_output(output, pictures)
+    rows, skipped = [], []
+    for name, path in _progress(pictures):
+        try:
+            with warnings.catch_warnings():  # Pillow's, of damaged EXIF and the like
+                warnings.simplefilter("ignore")
+                picture, pixels = predictor.read(path)
+        except Exception as error:  # of broken bytes Pillow raises almost anything
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            logger.warning(f"skipped {path}: it cannot be read: {reason.splitlines()[0]}")
+            skipped.append(path)
+            continue
+        instances = predictor.detect(picture, pixels)
+        rows += _rows(instances, classes, name, path)
+        drawn = draw(Image.fromarray(picture), instances[instances.scores >= score], classes)
+        _write_picture(drawn, output / copy_name(name))
+    if len(skipped) == len(pictures):
+        raise UserError(f"none of {len(pictures)} pictures could be read")
+    replace_file(output / RESULTS, lambda file: file.write(json.dumps(rows).encode()))
+    if skipped:
+        names = ", ".join(map(str, skipped[:NAMED]))
+        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        logger.warning(f"skipped {len(skipped)} of {len(pictures)} pictures: {names}{more}")
+    return len(pictures) - len(skipped), len(rows)
+
+
+def check_score(score: float) -> None:
+    """Refuse a score that no detection can have."""
+    if not 0 <= score <= 1:
+        raise UsageError(f"score {score}: expected a number from 0 to 1")
+
+
+def _check_output(output: Path, pictures: dict[str, Path]) -> None:
+    folder = output.resolve()
+    for path in pictures.values():
+        if folder in (path.parent.resolve(), path.resolve().parent):
+            raise UsageError(
+                f"output {output} is the folder of the picture {path}, which a copy might replace;"
+                " choose another folder"
+            )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output {output}: {error.strerror}; choose another folder") from None
+
+
+def draw(picture: Image.Image, instances: Instances, classes: Classes) -> Image.Image:
+    """Boxes, and outlines of masks, in the colour of their class, drawn on the picture.
+
+    Text and lines are sized by the picture, so that they can be read when it is shown as a whole.
+    """
+    size = max(10, round(math.sqrt(picture.width * picture.height) / 45))
+    width, font = max(2, size // 6), _font(size)
+    pen = ImageDraw.Draw(picture)
+    order = instances.scores.argsort()  # the surest on top
+    masks = instances.pred_masks if instances.has("pred_masks") else None
+    for number in order.tolist():
+        output = int(instances.pred_classes[number])
+        colour = class_colour(output)
+        if masks is not None:
+            _draw_outline(picture, masks[number].numpy(), colour, width)
+        box = left, top, _, _ = instances.pred_boxes.tensor[number].tolist()
+        pen.rectangle(box, outline=colour, width=width)
+        label = _plain(f"{classes.name(output)} {float(instances.scores[number]):.2f}")
+        long, tall = pen.textlength(label, font) + size / 2, 1.3 * size
+        left = max(0, min(left, picture.width - long))  # labels stay inside the picture
+        top = max(0, min(top - tall, picture.height - tall))
+        pen.rectangle((left, top, left + long, top + tall), fill=colour)
+        light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+        at = left + size / 4, top + tall / 2
+        pen.text(at, label, fill="black" if light else "white", font=font, anchor="lm")
+    return picture
+
+
+def _draw_outline(picture: Image.Image, mask: np.ndarray, colour, width: int) -> None:
+    """The mask, (H, W) of bool, less what lies `width` pixels from its edge."""
+    whole = Image.fromarray(mask.astype(np.uint8) * 255)
+    box = whole.getbbox()
+    if box is None:
+        return
+    left, top = box[0] - 1, box[1] - 1
+    # Past the picture's edges there is no mask, so that it has an outline there, too.
+    part = inner = whole.crop((left, top, box[2] + 1, box[3] + 1))
+    for _ in range(width):
+        inner = inner.filter(ImageFilter.MinFilter(3))
+    picture.paste(colour, (left, top), ImageChops.subtract(part, inner))
+
+
+def _progress(pictures: dict[str, Path]) -> Iterable[tuple[str, Path]]:
+    """The pictures, with a bar in a terminal and else a line every ten seconds."""
+    began = told = time.monotonic()
+    columns, lines = shutil.get_terminal_size()  # tqdm shows nothing in one of unknown size
+    bar = tqdm(pictures.items(), desc="pictures", disable=None, ncols=columns, nrows=lines)
+    with bar, logging_redirect_tqdm():
+        for done, named in enumerate(bar):
+            if bar.disable and (now := time.monotonic()) > told + 10:
+                left = timedelta(seconds=round((now - began) / done * (len(pictures) - done)))
+                logger.info(f"{done} of {len(pictures)} pictures done, {left} to go")
+                told = now
+            yield named
+
+
+def _rows(instances: Instances, classes: Classes, name: str, path: Path) -> list[dict]:
+    """Detections of one picture in COCO results format, as detectron2's evaluator writes them."""
+    rows = instances_to_coco_json(instances, name)
+    for row in rows:
+        output = row["category_id"]
+        row["category_id"] = classes.id(output)
+        row |= {"category_name": classes.name(output), "file_name": str(path)}
+    return rows
+
+
+def _write_picture(picture: Image.Image, path: Path) -> None:
+    if path.suffix.lower() == ".png":
+        replace_file(path, lambda file: picture.save(file, "PNG"))
+    else:
+        replace_file(path, lambda file: picture.save(file, "JPEG", quality=92))

@@ -1,0 +1,118 @@
+"""A detector from its checkpoint alone, which holds config, network, weights and class names."""
+
+import logging
+from pathlib import Path
+
+import detectron2
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from ..checkpoint import KINDS, load_checkpoint
+from ..errors import UsageError, UserError
+from .checks import check_model
+from .config import get_cfg
+
+logger = logging.getLogger(__name__)
+
+
+def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, list[str] | None]:
+    """Rebuild the detector of a checkpoint, with its averaged weights where it has some.
+
+    Args:
+        path: a checkpoint that tools/train_net.py wrote.
+        device: of the model, such as "cuda" or "cpu".
+
+    Returns:
+        the model in eval mode; its config; the names of its classes in the order of its outputs,
+        None where the file does not know them.
+
+    Raises:
+        UserError: a file that is missing, damaged, no detector's or without a config, one whose
+            config cannot be built here, or one that lacks a tensor or has one too many.
+    """
+    checkpoint = load_checkpoint(path, kinds=KINDS)
+    if checkpoint["kind"] != "detector":
+        raise UserError(
+            f"{path} is a classifier, not a detector: it can start a training of one by"
+            f" tools/train_net.py as MODEL.WEIGHTS {path}"
+        )
+    cfg = config_of(checkpoint, path)
+    cfg.MODEL.DEVICE = device
+    try:
+        check_model(cfg)
+    except UsageError as error:
+        raise UserError(f"{path}: its config cannot be built here: {error}") from None
+    model = build_model(cfg)
+    ours, theirs = model.state_dict(), checkpoint["ema"] or checkpoint["model"]
+    # Not left to load_state_dict: detectron2 fills in for lost BN statistics.
+    unfit = sorted(
+        name
+        for name in ours.keys() | theirs.keys()
+        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape
+    )
+    if unfit:
+        raise UserError(
+            f"{path} does not hold the detector of its config: {len(unfit)} tensors are missing, of"
+            f" another shape or too many, such as {unfit[0]}; take another checkpoint of the run"
+        )
+    model.load_state_dict(theirs)
+    return model.eval(), cfg, checkpoint["classes"]
+
+
+def config_of(checkpoint: dict, path: str | Path) -> CfgNode:
+    """The config that a detector was built from, which takes its wiring from the checkpoint itself.
+
+    Keys that are not known here (the file may come from another version of detectron2) are left
+    out with a warning.
+
+    Args:
+        checkpoint: what `load_checkpoint` read from `path`.
+
+    Raises:
+        UserError: the file has no config, or one that cannot be read.
+    """
+    text = checkpoint["config"]
+    if not isinstance(text, str):
+        raise UserError(
+            f"{path} is of an older randwire_det and does not hold its config; tools/train_net.py"
+            " --resume with a higher SOLVER.MAX_ITER writes a file that does"
+        )
+    cfg = get_cfg()
+    try:
+        values = yaml.safe_load(text)
+        if not isinstance(values, dict):
+            raise ValueError("expected KEY: VALUE lines")
+        values, unknown = _known(cfg, values)
+        cfg.merge_from_other_cfg(CfgNode(values))
+    # The latter ones are yacs's, of values that do not suit their keys.
+    except (yaml.YAMLError, RecursionError, ValueError, AssertionError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: its config cannot be read ({reason}); take another checkpoint of the run"
+        ) from None
+    if unknown:
+        logger.warning(
+            f"{path}: detectron2 {detectron2.__version__} and this randwire_det do not know these"
+            f" keys of its config, left out: {', '.join(unknown)}"
+        )
+    cfg.MODEL.WEIGHTS = ""
+    if checkpoint["spec"] is not None:
+        # Another networkx may sample another graph from the same seed.
+        cfg.MODEL.RANDWIRE.SPEC = str(path)
+    return cfg
+
+
+def _known(cfg: CfgNode, values: dict, prefix: str = "") -> tuple[dict, list[str]]:
+    """Of a config's values those whose keys `cfg` has, and the names of the others."""
+    known, unknown = {}, []
+    for key, value in values.items():
+        if key not in cfg:
+            unknown.append(f"{prefix}{key}")
+            continue
+        if isinstance(cfg[key], CfgNode) and isinstance(value, dict):
+            value, inner = _known(cfg[key], value, f"{prefix}{key}.")
+            unknown += inner
+        known[key] = value
+    return known, unknown

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Detect objects in pictures with nothing but a checkpoint of tools/train_net.py.
+
+Writes to --output a copy of each picture with its detections drawn, under the picture's name (of
+pictures that share one, the later get a number; .png is put behind any but .jpg, .jpeg and .png),
+and predictions.json with all detections in COCO results format. There:
+
+  image_id       the picture's name, as there is no data set; with the number, if it has one
+  category_id    the data set's own id where detectron2 knows the set by name, as coco_2017_train;
+                 else the position among the classes, from 1
+  category_name, file_name    besides COCO's keys: the class, and the path of the picture
+
+The exit status is 0 even if some pictures were skipped as unreadable, 1 if all were.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from randwire_det import UsageError, cli
+
+EXAMPLE = """python tools/predict.py --weights output/faster_rcnn/model_final.pth \\
+      --input photos holiday.jpg --output output/predict"""
+
+
+def parse_args():
+    parser = cli.parser(__doc__, EXAMPLE)
+    required = {"required": True, "default": argparse.SUPPRESS}
+    parser.add_argument("--weights", metavar="FILE", help="a detector's checkpoint", **required)
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="pictures, and folders of them (folders in a folder are not looked into)",
+        **required,
+    )
+    parser.add_argument("--output", default="output/predict", metavar="DIR", help="where to write")
+    parser.add_argument("--score", type=float, default=0.5, help="draw detections from here up")
+    parser.add_argument("--device", default="auto", help="auto is cuda, or cpu where there is none")
+    return parser.parse_args()
+
+
+def usable_device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=wanted).item()
+    except (RuntimeError, AssertionError):  # which of them depends on how torch was built
+        raise UsageError(
+            f"--device {wanted}: not usable here; expected cuda, cuda:1 or cpu"
+        ) from None
+    return wanted
+
+
+def main():
+    args = parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("randwire_det").setLevel(logging.INFO)
+    if not sys.warnoptions:  # torch and detectron2 warn of each other's age
+        warnings.simplefilter("ignore")
+
+    import torch
+
+    from randwire_det.detection.predict import (
+        RESULTS,
+        Classes,
+        Predictor,
+        check_score,
+        find_pictures,
+        predict,
+    )
+    from randwire_det.detection.stored import load_detector
+
+    check_score(args.score)
+    pictures = find_pictures(args.input)
+    device = usable_device(args.device)
+    torch.set_flush_denormal(True)  # as in evaluations
+    model, cfg, names = load_detector(args.weights, device)
+    predictor, classes = Predictor(model, cfg), Classes(cfg, names)
+    read, found = predict(predictor, classes, pictures, args.output, score=args.score)
+    results = Path(args.output, RESULTS)
+    print(f"detections: {found}, pictures: {read}; written to {results} and beside it")
+
+
+if __name__ == "__main__":
+    cli.run(main)
