@@ -160,11 +160,12 @@ def _results(folder: Path, record: dict, warn: Callable[[str], None]) -> list[Re
 
 
 def _what(record: dict, dataset: str) -> str:
-    schedule = record["schedule"]
+    schedule, config = record["schedule"], record["config"]
     train, size = " + ".join(map(str, schedule["train"])), schedule["images_per_batch"]
+    start = ", from random weights" if config.get("MODEL.WEIGHTS") == "none" else ""
     return (
-        f"{record['detector']}, {train} -> {dataset}, {schedule['iterations']:,} iterations x"
-        f" {size} images"
+        f"{record['detector']}, {train} -> {dataset} at {config.get('INPUT.MIN_SIZE_TEST')} pixels,"
+        f" {schedule['iterations']:,} iterations x {size} images{start}"
     )
 
 

@@ -198,7 +198,9 @@ def _log(record: dict) -> None:
             metrics, rows = measured["metrics"], {ours: measured["metrics"]}
             if entry["paper"] and task == "bbox":
                 rows["the paper"] = entry["paper"]
-            lines = [[row, *(_one_decimal(ap[key]) for key in metrics)] for row, ap in rows.items()]
+            lines = [
+                [row, *(_one_decimal(ap.get(key)) for key in metrics)] for row, ap in rows.items()
+            ]
             text = "\n".join(aligned([["", *metrics], *lines]))
             if measured["classes"]:
                 text += f"\nAP of each class:\n{_in_columns(measured['classes'])}"
