@@ -233,13 +233,11 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
     kind = data.get("kind")
     if kind not in KINDS:
         raise UserError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
-    model = data.get("model")
-    if not isinstance(model, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in model.items()
-    ):
-        raise UserError(f"{path}: its model is no state dict; the file is damaged")
     for key in ("architecture", "ema", "config"):  # younger than the first files
         data.setdefault(key, None)
+    for key in ("model", "ema"):
+        if not _is_state_dict(data.get(key)) and not (key == "ema" and data[key] is None):
+            raise UserError(f"{path}: its {key} is no state dict; the file is damaged")
     try:
         _check_network(kind, data.get("spec"), data["architecture"])
     except UserError as error:
@@ -259,6 +257,12 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
             )
         raise UserError(f"{path} is a {kind}, expected a {' or '.join(kinds)}")
     return data
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
 
 
 def _check_network(kind: str, spec: object, architecture: object) -> None:

@@ -412,6 +412,11 @@ def refused_both_ways(path, good, change):
     assert next(iter(change)) in refusal(path, kinds=KINDS)
 
 
+def test_averaged_weights_that_are_none_are_refused(saved):
+    torch.save(torch.load(saved, weights_only=True) | {"ema": [1, 2]}, saved)
+    assert "its ema is no state dict" in refusal(saved)
+
+
 def test_a_caller_gets_only_the_kinds_it_takes(saved):
     assert "is a classifier, expected a baseline" in refusal(saved, kinds=("baseline",))
     save(saved, **baseline())

@@ -91,6 +91,9 @@ def test_training_writes_a_checkpoint_that_carries_everything(trained):
     assert "MODEL.WEIGHTS is empty" in done.stdout + done.stderr
     results = [json.loads(line) for line in (output / "metrics.json").open()]
     assert "bbox/AP" in results[-1]
+    evaluation = json.loads((output / "inference/results.json").read_text())
+    assert evaluation["iteration"] == evaluation["schedule"]["iterations"] == 4
+    assert "<html" in (output / "report/report.html").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")

@@ -99,8 +99,9 @@ class RandWireTrainer(DefaultTrainer):
     def _evaluate(self) -> dict:
         """The average of the weights where there is one, as whoever loads the file takes it."""
         model = self.average.model if self.average else self.model
-        where = f"{self.cfg.OUTPUT_DIR}, iteration {self.iter + 1}"
-        self._last_eval_results = evaluate(self.cfg, model, where, self.iter + 1)
+        done = min(self.iter + 1, self.max_iter)  # after the last step detectron2 counts one more
+        where = f"{self.cfg.OUTPUT_DIR}, iteration {done}"
+        self._last_eval_results = evaluate(self.cfg, model, where, done)
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
