@@ -71,7 +71,7 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
     """
     results, seen = [], {}
     for folder in folders:
-        record = _read(folder)
+        record = read_record(folder)
         iteration, last = record["iteration"], record["schedule"]["iterations"]
         if iteration is not None and iteration < last:
             warn(f"{folder}: not finished, iteration {iteration} of {last}, left out")
@@ -89,7 +89,12 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
     return results
 
 
-def _read(folder: Path) -> dict:
+def read_record(folder: Path) -> dict:
+    """What `record_evaluation` wrote in an OUTPUT_DIR.
+
+    Raises:
+        UserError: there is no such folder or no such file in it, or a broken one.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
     path = folder / WRITTEN

@@ -1,11 +1,14 @@
 """What an evaluation leaves behind: names as in Table 5, the paper's row, the log and the file."""
 
+import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPO
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
@@ -15,6 +18,7 @@ from PIL import Image
 
 from pretrain.baselines import detectron2_keys
 from pretrain.paper import BASELINE_NAMES
+from randwire_det import UsageError
 from randwire_det.checkpoint import Preprocessing, save_checkpoint
 from randwire_det.detection.config import read_config
 from randwire_det.detection.paper import TABLE5, detector_name, network_name, paper_row
@@ -22,6 +26,10 @@ from randwire_det.detection.report.evaluation import METRICS
 from randwire_det.detection.results import inference_dir, record_evaluation, report_evaluation
 from randwire_det.spec_config import spec_from_config
 from randwire_det.table5 import COLUMNS, WRITTEN
+
+SPEC = importlib.util.spec_from_file_location("report_tool", REPO / "tools" / "report.py")
+report_tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(report_tool)
 
 DATASET = "animals_val"
 CLASSES = ["cat", "dog", "a long-haired cow", "unseen"]  # of the last one there is no object
@@ -242,6 +250,13 @@ def test_config_holds_what_tells_rows_apart_and_no_more(tmp_path, inference):
         assert other["config"] != one["config"], change
 
 
+def test_a_setting_that_json_has_no_number_for_is_written_too(tmp_path, inference):
+    cfg = config_in(tmp_path)
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = math.inf
+    record = recorded(cfg, inference[1])
+    assert record["config"]["SOLVER.CLIP_GRADIENTS.NORM_TYPE"] == "inf"
+
+
 def logged(caplog):
     return [record.getMessage() for record in caplog.records if "results" in record.name]
 
@@ -341,6 +356,35 @@ def test_a_report_of_the_evaluation_is_written(tmp_path, inference, caplog):
     assert (folder / "report/report.html").is_file()
     assert numbers["row"] == {name: pytest.approx(results["bbox"][name]) for name in METRICS}
     assert "RandWire-WS, C=109" in numbers["title"]
+
+
+def test_the_tool_makes_the_report_of_one_of_several_sets_anew(tmp_path, animals, monkeypatch):
+    cfg = config_in(tmp_path, DATASET, "coco_2017_val")
+    detections = [(1, 0, [10.0, 10.0, 50.0, 50.0])]
+    results = {DATASET: evaluated(detections, str(inference_dir(cfg, DATASET)))}
+    record = recorded(cfg, results)
+    record["datasets"][DATASET]["paper"] = {"AP": 39.9}
+    (tmp_path / WRITTEN).write_text(json.dumps(record))
+    report_evaluation(cfg)
+    report = tmp_path / "report" / DATASET / "report.json"
+    before = json.loads(report.read_text())
+    assert DATASET in before["title"] and before["paper"] == {"AP": 39.9}
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), *args])
+        report_tool.main()
+        return json.loads(report.read_text())
+
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    report.unlink()
+    assert run("--dataset", DATASET) == before
+    # The same detections, but for all that is known they are of something else.
+    found = inference_dir(cfg, DATASET) / "coco_instances_results.json"
+    other = run("--dataset", DATASET, "--results", str(found))
+    assert (other["row"], other["paper"]) == (before["row"], {})
+    assert other["title"] != before["title"]
+    with pytest.raises(UsageError, match=f"nowhere: .*{DATASET}, coco_2017_val"):
+        run("--dataset", "nowhere")
 
 
 def test_a_report_that_cannot_be_costs_no_more_than_a_warning(tmp_path, animals, caplog):

@@ -26,36 +26,44 @@ def parse_args():
     parser.add_argument("--images", metavar="DIR", help="folder of the images")
     parser.add_argument("--results", metavar="FILE", help="detections, COCO results format")
     parser.add_argument(
-        "--output", metavar="DIR", help="where to write; of a run, OUTPUT_DIR/report"
+        "--output",
+        metavar="DIR",
+        help="where to write; of a run, OUTPUT_DIR/report, or report/NAME of several test sets",
     )
+    parser.add_argument("--dataset", metavar="NAME", help="test set of the run; else its last one")
     parser.add_argument("--title", default="", help="heading of the page")
     parser.add_argument("--gallery", type=int, default=8, help="worst images to show, and best")
     return parser.parse_args()
 
 
-def files_of_run(run: Path) -> dict[str, str | None]:
-    """What an OUTPUT_DIR tells: its last test set, and where detectron2 wrote the detections."""
+def of_run(run: Path, dataset: str | None) -> dict:
+    """What an OUTPUT_DIR tells of a test set: its files, and the heading of its report."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{run} has no config.yaml; give --json, --images, --results and --output")
     from detectron2.data import MetadataCatalog
 
     from randwire_det.detection.config import read_config
     from randwire_det.detection.datasets import check_datasets, register_coco_datasets
-    from randwire_det.detection.results import inference_dir
+    from randwire_det.detection.results import heading, inference_dir, report_dir
+    from randwire_det.table5 import WRITTEN, read_record
 
     cfg = read_config(str(run / "config.yaml"), [])
     cfg.OUTPUT_DIR = str(run)  # it may have been moved
-    if not cfg.DATASETS.TEST:
+    names = list(cfg.DATASETS.TEST)
+    if not names:
         raise UsageError(f"{run / 'config.yaml'}: DATASETS.TEST is empty, so nothing was evaluated")
+    name = dataset or names[-1]
+    if name not in names:
+        raise UsageError(f"--dataset {name}: {run} was evaluated on {', '.join(names)}")
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    name = cfg.DATASETS.TEST[-1]
     check_datasets([name])
     metadata = MetadataCatalog.get(name)
     return {
         "json": metadata.get("json_file"),
         "images": metadata.get("image_root"),
         "results": str(inference_dir(cfg, name) / "coco_instances_results.json"),
-        "output": str(run / "report"),
+        "output": str(report_dir(cfg, name)),
+        **(heading(read_record(run), name) if (run / WRITTEN).exists() else {}),
     }
 
 
@@ -63,14 +71,24 @@ def main():
     args = parse_args()
     names = ("json", "images", "results", "output")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    files = {**(files_of_run(Path(args.run)) if args.run and len(given) < 4 else {}), **given}
+    if args.dataset and not args.run:
+        raise UsageError(f"--dataset {args.dataset} is one of an OUTPUT_DIR; give that, too")
+    told = of_run(Path(args.run), args.dataset) if args.run and len(given) < len(names) else {}
+    files = told | given
     missing = [f"--{name}" for name in names if not files.get(name)]
     if missing:
         raise UsageError(f"missing {', '.join(missing)}; give them, or an OUTPUT_DIR that has them")
 
     from randwire_det.detection.report import write_report
 
-    report = write_report(*(files[name] for name in names), title=args.title, gallery=args.gallery)
+    # What the run tells of its evaluation is true of its own files alone.
+    own = told if given.keys().isdisjoint(("json", "results")) else {}
+    report = write_report(
+        *(files[name] for name in names),
+        title=args.title or own.get("title", ""),
+        paper=own.get("paper"),
+        gallery=args.gallery,
+    )
     print(report)
 
 

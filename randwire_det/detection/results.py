@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..names import spec_keys, wiring_settings
 from ..spec_config import spec_from_config
 from ..spread import aligned
-from ..table5 import VERSION, WRITTEN
+from ..table5 import VERSION, WRITTEN, read_record
 from .checks import builds_randwire
 from .paper import detector_name, network_name, paper_row
 
@@ -47,6 +47,11 @@ LINE = 100  # characters
 def inference_dir(cfg: CfgNode, dataset: str) -> Path:
     """Where the detections of a test set go: of several, each has a folder of its own."""
     return _folder(cfg, "inference", dataset)
+
+
+def report_dir(cfg: CfgNode, dataset: str) -> Path:
+    """Where the report of a test set goes, in the same way."""
+    return _folder(cfg, "report", dataset)
 
 
 def _folder(cfg: CfgNode, kind: str, dataset: str) -> Path:
@@ -106,9 +111,8 @@ def report_evaluation(cfg: CfgNode) -> None:
     from .report import write_report  # and with it Matplotlib
 
     for name in dict.fromkeys(cfg.DATASETS.TEST):
-        record = json.loads(Path(cfg.OUTPUT_DIR, WRITTEN).read_bytes())
-        entry, metadata = record["datasets"][name], MetadataCatalog.get(name)
-        if "bbox" not in entry["tasks"] or not metadata.get("image_root"):
+        record, metadata = read_record(Path(cfg.OUTPUT_DIR)), MetadataCatalog.get(name)
+        if "bbox" not in record["datasets"][name]["tasks"] or not metadata.get("image_root"):
             logger.warning(f"{name}: no report, since there are no boxes or no image folder")
             continue
         try:
@@ -116,14 +120,27 @@ def report_evaluation(cfg: CfgNode) -> None:
                 metadata.json_file,
                 metadata.image_root,
                 inference_dir(cfg, name) / "coco_instances_results.json",
-                _folder(cfg, "report", name),
-                title=f"{record['network']}, {record['detector']}, {name}",
-                paper=entry["paper"],
+                report_dir(cfg, name),
+                **heading(record, name),
             )
         except UserError as error:
             logger.warning(f"{name}: no report: {error}")
         else:
             logger.info(f"A look at the evaluation: {page}")
+
+
+def heading(record: dict, dataset: str) -> dict:
+    """Title and paper's row of a report, for `write_report`; none of a set that was not tested.
+
+    Args:
+        record: what `record_evaluation` wrote.
+    """
+    if dataset not in record["datasets"]:
+        return {}
+    return {
+        "title": f"{record['network']}, {record['detector']}, {dataset}",
+        "paper": record["datasets"][dataset]["paper"],
+    }
 
 
 def _as_trained(cfg: CfgNode, weights: str) -> CfgNode:
@@ -154,7 +171,8 @@ def _settings(cfg: CfgNode) -> dict:
     randwire, in_spec = builds_randwire(cfg), spec_keys(RANDWIRE)
     left_out = (*IRRELEVANT, "MODEL.RESNETS." if randwire else RANDWIRE)
     settings = {
-        key: value
+        # JSON has no infinity, which is a norm to clip gradients by.
+        key: str(value) if isinstance(value, float) and math.isinf(value) else value
         for key, value in _flat(cfg).items()
         if not key.startswith(left_out) and key not in in_spec
     }
