@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,14 @@ from test_checkpointer import resnet, save_baseline, save_classifier
 
 from randwire_det import UsageError, UserError
 from randwire_det.average import WeightAverage
-from randwire_det.detection.predict import Classes, Predictor, draw, find_pictures, predict
+from randwire_det.detection.predict import (
+    Classes,
+    Predictor,
+    draw,
+    find_pictures,
+    image_ids,
+    predict,
+)
 from randwire_det.detection.report.drawing import class_colour
 from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
@@ -65,8 +73,8 @@ def pictures(tmp_path_factory):
     exif[274] = 6  # a camera held upright
     noise("turned.jpg").transpose(Image.ROTATE_90).save(folder / "turned.jpg", exif=exif)
     images = [
-        {"id": name, "file_name": name, "width": width, "height": height}
-        for name, (width, height) in SIZES.items()
+        {"id": position, "file_name": name, "width": SIZES[name][0], "height": SIZES[name][1]}
+        for position, name in enumerate(sorted(SIZES), start=1)
     ]
     categories = [{"id": id, "name": name} for id, name in zip(IDS, NAMES, strict=True)]
     content = {"info": {}, "images": images, "categories": categories, "annotations": []}
@@ -123,8 +131,8 @@ def evaluated(model, cfg):
     for batch in build_detection_test_loader(cfg, DATASET):
         with torch.no_grad():
             (output,) = model(batch)
-        name = batch[0]["image_id"]
-        results[name] = instances_to_coco_json(output["instances"].to("cpu"), name)
+        image_id = batch[0]["image_id"]
+        results[image_id] = instances_to_coco_json(output["instances"].to("cpu"), image_id)
     return results
 
 
@@ -137,28 +145,56 @@ def test_detections_are_those_of_an_evaluation(backbone, detector, pictures, tmp
     expected = evaluated(model, cfg)
     assert read == len(SIZES)
     assert found == len(rows) == sum(map(len, expected.values())) > len(SIZES)
-    for name in SIZES:
-        ours = [row for row in rows if row["image_id"] == name]
+    for image_id, name in enumerate(sorted(SIZES), start=1):
+        ours = [row for row in rows if row["image_id"] == image_id]
         assert ours == [
             row
             | {
                 "category_id": IDS[row["category_id"]],
-                "category_name": NAMES[row["category_id"]],
+                "category": NAMES[row["category_id"]],
                 "file_name": str(pictures / name),
             }
-            for row in expected[name]
+            for row in expected[image_id]
         ]
 
 
-def test_the_results_load_in_pycocotools_with_names_as_ids(detector, pictures, tmp_path):
-    _, rows = predict_with(detector[2], [pictures], tmp_path)
+def test_of_cocos_pictures_pycocotools_takes_the_results(detector, pictures, tmp_path):
+    ids = {"turned.jpg": 42, "grey.png": 139}
+    (tmp_path / "val").mkdir()
+    for name, number in ids.items():
+        shutil.copy(pictures / name, tmp_path / "val" / f"{number:012}{Path(name).suffix}")
+    _, rows = predict_with(detector[2], [tmp_path / "val"], tmp_path / "out")
     truth = COCO()
-    truth.dataset = json.loads((pictures.parent / f"{pictures.name}.json").read_text())
+    truth.dataset = {
+        "info": {},
+        "images": [
+            {"id": number, "width": SIZES[name][0], "height": SIZES[name][1]}
+            for name, number in ids.items()
+        ],
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(IDS, NAMES, strict=True)
+        ],
+        "annotations": [],
+    }
     truth.createIndex()
-    loaded = truth.loadRes(str(tmp_path / "predictions.json"))
-    in_picture = loaded.loadAnns(loaded.getAnnIds(imgIds=["grey.png"]))
-    assert len(in_picture) == sum(row["image_id"] == "grey.png" for row in rows) > 0
-    assert loaded.annToMask(in_picture[0]).shape == SIZES["grey.png"][::-1]
+    loaded = truth.loadRes(str(tmp_path / "out" / "predictions.json"))
+    for name, number in ids.items():
+        in_picture = loaded.loadAnns(loaded.getAnnIds(imgIds=[number]))
+        assert len(in_picture) == sum(row["image_id"] == number for row in rows) > 0
+        assert loaded.annToMask(in_picture[0]).shape == SIZES[name][::-1]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["COCO_val2014_000000000042.jpg", "000000000139.jpg"], [42, 139]),
+        (["000000000139.jpg", "holiday.jpg"], [1, 2]),  # not all are COCO's
+        (["a_000000000139.jpg", "b_000000000139.jpg"], [1, 2]),  # which of them is COCO's?
+        (["20240131.jpg", "20240201.jpg"], [1, 2]),  # dates of a camera
+    ],
+)
+def test_ids_are_cocos_numbers_or_positions(names, ids):
+    assert image_ids({name: Path(name) for name in names}) == dict(zip(names, ids, strict=True))
 
 
 def test_copies_are_upright_and_show_what_reaches_the_score(detector, pictures, tmp_path):
@@ -365,7 +401,7 @@ def test_the_command_skips_what_it_cannot_read_and_names_it(detector, pictures, 
         [*SIZES, "predictions.json"]
     )
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert all(row["category_name"] == NAMES[row["category_id"] - 1] for row in rows)
+    assert all(row["category"] == NAMES[row["category_id"] - 1] for row in rows)
     assert f"detections: {len(rows)}, pictures: {len(SIZES)};" in done.stdout
 
 

@@ -5,10 +5,11 @@ Writes to --output a copy of each picture with its detections drawn, under the p
 pictures that share one, the later get a number; .png is put behind any but .jpg, .jpeg and .png),
 and predictions.json with all detections in COCO results format. There:
 
-  image_id       the picture's name, as there is no data set; with the number, if it has one
+  image_id       the number in the name where all names have one as COCO's (000000000139.jpg);
+                 else the picture's position, from 1, where a folder's files are sorted by name
   category_id    the data set's own id where detectron2 knows the set by name, as coco_2017_train;
                  else the position among the classes, from 1
-  category_name, file_name    besides COCO's keys: the class, and the path of the picture
+  category, file_name    besides COCO's keys: the name of the class, the path of the picture
 
 The exit status is 0 even if some pictures were skipped as unreadable, 1 if all were.
 """

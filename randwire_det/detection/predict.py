@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import shutil
 import time
 import warnings
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of pictures in a folder
 DRAWN_ENDINGS = (".jpeg", ".jpg", ".png")  # of copies
 RESULTS = "predictions.json"
+COCO_NAME = re.compile("(?:.*_)?([0-9]{12})")  # without its ending
 NAMED = 10  # skipped pictures that the last line names
 
 
@@ -146,6 +148,19 @@ def copy_name(name: str) -> str:
     return name if name.lower().endswith(DRAWN_ENDINGS) else f"{name}.png"
 
 
+def image_ids(pictures: dict[str, Path]) -> dict[str, int]:
+    """Numbers for pictures by name, so that COCO's own pictures have COCO's ids.
+
+    The number in the name where all have one of their own as COCO's pictures do, such as
+    000000000139.jpg or COCO_val2014_000000000042.jpg; else the position, from 1.
+    """
+    found = [COCO_NAME.fullmatch(path.stem) for path in pictures.values()]
+    ids = [int(match[1]) for match in found if match]
+    if len(set(ids)) < len(pictures):
+        ids = range(1, len(pictures) + 1)
+    return dict(zip(pictures, ids, strict=True))
+
+
 def predict(
     predictor: Predictor,
     classes: Classes,
@@ -158,10 +173,10 @@ def predict(
 
     predictions.json is in COCO results format: a list of {"image_id", "category_id", "bbox":
     [x, y, width, height] in pixels, "score"}, with "segmentation" of a detector that gives masks,
-    and "category_name" and "file_name", which COCO's tools leave alone. It is written last.
+    and "category" and "file_name", which COCO's tools leave alone. It is written last.
 
     Args:
-        pictures: path by name, as of `find_pictures`; the name is the "image_id".
+        pictures: path by name, as of `find_pictures`; `image_ids` are the "image_id".
         output: the folder to write to, made where it is missing.
         score: detections from here up are drawn; all are written.
 
@@ -176,7 +191,7 @@ def predict(
     check_score(score)
     output = Path(output)
     _check_output(output, pictures)
-    rows, skipped = [], []
+    ids, rows, skipped = image_ids(pictures), [], []
     for name, path in _progress(pictures):
         try:
             with warnings.catch_warnings():  # Pillow's, of damaged EXIF and the like
@@ -188,7 +203,7 @@ def predict(
             skipped.append(path)
             continue
         instances = predictor.detect(picture, pixels)
-        rows += _rows(instances, classes, name, path)
+        rows += _rows(instances, classes, ids[name], path)
         drawn = draw(Image.fromarray(picture), instances[instances.scores >= score], classes)
         _write_picture(drawn, output / copy_name(name))
     if len(skipped) == len(pictures):
@@ -269,26 +284,24 @@ def _progress(pictures: dict[str, Path]) -> Iterable[tuple[str, Path]]:
     columns, lines = shutil.get_terminal_size()  # tqdm shows nothing in one of unknown size
     bar = tqdm(pictures.items(), desc="pictures", disable=None, ncols=columns, nrows=lines)
     with bar, logging_redirect_tqdm():
-        for done, named in enumerate(bar):
+        for done, named in enumerate(bar, start=1):
+            yield named
             if bar.disable and (now := time.monotonic()) > told + 10:
                 left = timedelta(seconds=round((now - began) / done * (len(pictures) - done)))
                 logger.info(f"{done} of {len(pictures)} pictures done, {left} to go")
                 told = now
-            yield named
 
 
-def _rows(instances: Instances, classes: Classes, name: str, path: Path) -> list[dict]:
+def _rows(instances: Instances, classes: Classes, image_id: int, path: Path) -> list[dict]:
     """Detections of one picture in COCO results format, as detectron2's evaluator writes them."""
-    rows = instances_to_coco_json(instances, name)
+    rows = instances_to_coco_json(instances, image_id)
     for row in rows:
         output = row["category_id"]
         row["category_id"] = classes.id(output)
-        row |= {"category_name": classes.name(output), "file_name": str(path)}
+        row |= {"category": classes.name(output), "file_name": str(path)}
     return rows
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
-    if path.suffix.lower() == ".png":
-        replace_file(path, lambda file: picture.save(file, "PNG"))
-    else:
-        replace_file(path, lambda file: picture.save(file, "JPEG", quality=92))
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    replace_file(path, lambda file: picture.save(file, kind, quality=92))  # PNG has no quality
