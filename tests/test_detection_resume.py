@@ -1,0 +1,112 @@
+"""A detection training that is killed at any moment ends as the one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import REPO
+from detection_helpers import as_overrides
+from test_resume import _half_written, assert_same, wait_until
+from test_train_net import CONFIG, RUN, shapes, train_net  # noqa: F401
+
+from randwire_det.checkpoint import load_checkpoint
+from randwire_det.detection.checkpointer import CHECKPOINTS, newest_checkpoint
+
+EVERYTHING = {  # that has a state or draws lots
+    "SOLVER.EMA_DECAY": 0.9,
+    "SOLVER.AMP.ENABLED": True,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+    "SOLVER.MAX_ITER": 32,
+    "SOLVER.STEPS": "(16,)",
+    "SOLVER.WARMUP_ITERS": 10,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "INPUT.MIN_SIZE_TRAIN": "(80, 96, 112)",
+    "INPUT.CROP.ENABLED": True,
+    "TEST.EVAL_PERIOD": 20,
+    "TEST.REPORT": False,
+}
+
+
+def test_a_run_killed_at_any_moment_ends_as_the_one_that_was_not(shapes, tmp_path):  # noqa: F811
+    """Half of the kills at a random moment, half while a checkpoint is being written."""
+    unbroken, output = tmp_path / "unbroken", tmp_path / "killed"
+    done = train_net(shapes, changes=EVERYTHING | {"OUTPUT_DIR": unbroken})
+    assert done.returncode == 0, done.stderr
+    rng = random.Random(1)
+    reached = [_reached(output)]
+    for number in range(4):
+        process = _start(shapes, output, workers=number % 3)
+        if number % 2:
+            old, size = set(_half_written(output)), rng.randrange(300_000)
+            _read_until_it_saves(process, times=rng.randrange(2, 4))
+            wait_until(process, lambda old=old, size=size: _any_longer(output, old, size))
+        else:
+            _read_until_it_saves(process, times=rng.randrange(2, 4))
+            moment = time.monotonic() + rng.uniform(0, 0.1)
+            wait_until(process, lambda moment=moment: time.monotonic() > moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        reached.append(_reached(output))
+    assert reached == sorted(set(reached))  # each went on from where the one before it was
+    done = train_net(shapes, "--resume", changes=EVERYTHING | {"OUTPUT_DIR": output})
+    assert done.returncode == 0, done.stderr
+    assert f"Starting training from iteration {reached[-1] + 1}" in done.stdout
+    _assert_same_run(output, unbroken)
+
+
+def _start(root, output, *, workers):
+    # The number of workers is nothing that a result depends on.
+    changes = {"OUTPUT_DIR": output, "DATALOADER.NUM_WORKERS": workers}
+    tool = [sys.executable, REPO / "tools" / "train_net.py", "--config-file", CONFIG, "--resume"]
+    return subprocess.Popen(
+        [*map(str, tool), *as_overrides(RUN | EVERYTHING | changes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _read_until_it_saves(process, *, times):
+    told = []
+    for line in process.stdout:
+        told.append(line)
+        times -= "Saving checkpoint to" in line
+        if not times:
+            return
+    raise AssertionError("".join(told))
+
+
+def _any_longer(output, old, size):
+    """Whether a checkpoint that is being written has more bytes than `size`."""
+    for path in set(_half_written(output, "model")) - old:
+        try:
+            if path.stat().st_size > size:
+                return True
+        except FileNotFoundError:  # it is whole by now, and has its name
+            pass
+    return False
+
+
+def _reached(output):
+    """The iteration of the newest checkpoint, from 0; -1 where there is none."""
+    newest = newest_checkpoint(output)
+    return load_checkpoint(newest)["iteration"] if newest else -1
+
+
+def _assert_same_run(folder, reference):
+    """All checkpoints, with weights, average, optimizer and progress, and the last detections."""
+    names = sorted(path.name for path in reference.glob(CHECKPOINTS))
+    assert sorted(path.name for path in folder.glob(CHECKPOINTS)) == names
+    for name in names:
+        one, other = (load_checkpoint(each / name) for each in (folder, reference))
+        for checkpoint in (one, other):
+            del checkpoint["config"]  # names another OUTPUT_DIR
+        assert other["ema"]
+        assert_same(one, other, name)
+    found = [each / "inference" / "coco_instances_results.json" for each in (folder, reference)]
+    assert found[0].read_bytes() == found[1].read_bytes()
