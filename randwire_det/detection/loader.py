@@ -8,6 +8,7 @@ any iteration: a resumed run reads what was next, and the number of workers chan
 import itertools
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -96,6 +97,10 @@ class TestLoader:
     """detectron2's batches of a test set, each image once over all processes.
 
     An image that cannot be read ends the iteration of all processes, after the batches of each.
+
+    Args:
+        cfg: as of `build_detection_test_loader`; each batch is one image.
+        dataset: the name of a registered data set.
 
     Raises:
         UserError: on iterating, an image cannot be read, or a worker was killed.
@@ -193,10 +198,9 @@ def _started(loader: DataLoader) -> Iterator[list[dict]]:
     torch's handler of SIGCHLD would raise wherever the main process is at that moment: mostly in
     the model, where the other processes wait for its gradients.
     """
-    before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
-    if signal.getsignal(signal.SIGCHLD) is not before:
-        signal.signal(signal.SIGCHLD, before)
+    if loader.num_workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return batches
 
 
