@@ -141,7 +141,7 @@ def test_detections_are_those_of_an_evaluation(backbone, detector, pictures, tmp
     """On colour, grey, transparent and turned pictures; masks and all."""
     bgr = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": "[103.53, 116.28, 123.675]"}
     model, cfg, path = detector if backbone == "RandWire" else store(tmp_path, **resnet(**bgr))
-    (read, found), rows = predict_with(path, [pictures], tmp_path / "out")
+    (read, found), rows = predict_with(path, [pictures], tmp_path / "out", score=1)
     expected = evaluated(model, cfg)
     assert read == len(SIZES)
     assert found == len(rows) == sum(map(len, expected.values())) > len(SIZES)
@@ -156,6 +156,8 @@ def test_detections_are_those_of_an_evaluation(backbone, detector, pictures, tmp
             }
             for row in expected[image_id]
         ]
+    copy, original = (Image.open(f / "colour.png") for f in (tmp_path / "out", pictures))
+    assert copy.tobytes() == original.tobytes()  # of its colours, whatever the model takes
 
 
 def test_of_cocos_pictures_pycocotools_takes_the_results(detector, pictures, tmp_path):
