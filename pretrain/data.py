@@ -22,7 +22,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
-from randwire_det.parallel import keep_working
+from randwire_det.parallel import keep_working, started
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
@@ -254,14 +254,14 @@ class Loader:
         """
         self._plan.batches = batches
         try:
-            for batch in self._loader:
+            for batch in started(self._loader):
                 if isinstance(batch, UserError):
                     # A new one: it could not be freed while its traceback leads to `batch`, and
                     # the processes of this loader would live on.
                     raise UserError(str(batch))
                 yield batch
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker (pid"):
                 raise
             raise UserError(
                 f"a process that reads images was killed ({str(error).splitlines()[0]}): where"

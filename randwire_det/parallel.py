@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from .errors import UserError
 
@@ -189,3 +190,15 @@ def _exit_with(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def started(loader: DataLoader) -> Iterator:
+    """Its iterator, which tells of a killed worker when it is asked for a batch, and only then.
+
+    torch's handler of SIGCHLD would raise wherever the main process is at that moment: mostly in
+    the model, where the other processes wait for its gradients.
+    """
+    batches = iter(loader)
+    if loader.num_workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return batches

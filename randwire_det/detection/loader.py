@@ -7,8 +7,6 @@ any iteration: a resumed run reads what was next, and the number of workers chan
 
 import itertools
 import random
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +19,7 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..parallel import World, keep_working
+from ..parallel import World, keep_working, started
 
 
 class TrainLoader:
@@ -112,6 +110,7 @@ class TestLoader:
         reading = Reading(DatasetMapper(cfg, False))
         self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
         self._loader.worker_init_fn = keep_working
+        self._loader.generator = torch.Generator()  # as in training
         self._world = world
 
     def __len__(self) -> int:
@@ -177,7 +176,7 @@ def _fault(entry: dict) -> str | None:
 def _without_errors(loader: DataLoader) -> Iterator[list[dict]]:
     """The batches; a UserError among their items is raised, and one of a killed worker."""
     try:
-        for batch in _started(loader):
+        for batch in started(loader):
             error = next((item for item in batch if isinstance(item, UserError)), None)
             if error is not None:
                 # A new one: it could not be freed while its traceback leads to `batch`.
@@ -190,18 +189,6 @@ def _without_errors(loader: DataLoader) -> Iterator[list[dict]]:
             f"a process that reads images was killed ({str(error).splitlines()[0]}): where memory"
             " is short, fewer DATALOADER.NUM_WORKERS take less"
         ) from None
-
-
-def _started(loader: DataLoader) -> Iterator[list[dict]]:
-    """Its iterator, which tells of a killed worker when it is asked for a batch, and only then.
-
-    torch's handler of SIGCHLD would raise wherever the main process is at that moment: mostly in
-    the model, where the other processes wait for its gradients.
-    """
-    batches = iter(loader)
-    if loader.num_workers and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return batches
 
 
 class _Mapped(Dataset):

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..average import WeightAverage
+from ..errors import UserError
 from ..parallel import EXIT_STOPPED, Stopping, current_world
 from .checkpointer import RandWireCheckpointer, preprocessing_from_config
 from .loader import TestLoader, TrainLoader
@@ -116,6 +117,7 @@ class RandWireTrainer(DefaultTrainer):
         Raises:
             SystemExit: asked to stop; a checkpoint is written.
         """
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_is_news)
         with Stopping() as self.stopping:
             return super().train()
 
@@ -142,6 +144,11 @@ class RandWireTrainer(DefaultTrainer):
         return COCOEvaluator(
             dataset_name, output_dir=str(inference_dir(cfg, dataset_name)), use_fast_impl=False
         )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """detectron2 logs the traceback of whatever ends a training; a user's mistake needs none."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError | FloatingPointError))
 
 
 class _Stop(HookBase):
