@@ -48,7 +48,8 @@ def test_a_run_killed_at_any_moment_ends_as_the_one_that_was_not(shapes, tmp_pat
             moment = time.monotonic() + rng.uniform(0, 0.1)
             wait_until(process, lambda moment=moment: time.monotonic() > moment)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.stdout.close()  # not read to its end, which its workers keep open for seconds
+        process.wait()
         assert process.returncode == -signal.SIGKILL
         reached.append(_reached(output))
     assert reached == sorted(set(reached))  # each went on from where the one before it was
