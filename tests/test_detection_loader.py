@@ -71,6 +71,14 @@ def test_the_batches_of_a_test_are_those_of_detectron2(cfg, workers):
         assert one == other
 
 
+def test_neither_loader_draws_from_the_global_generator(cfg):
+    """What comes after an evaluation is what would have come without it."""
+    before = torch.get_rng_state()
+    first(train_loader(DatasetCatalog.get("shapes"), DatasetMapper(cfg, True)), 3)
+    first(TestLoader(cfg, "shapes", ALONE), 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def wide_and_high(count):
     return [{"id": n, "width": 2 + n % 3, "height": 3} for n in range(count)]
 
