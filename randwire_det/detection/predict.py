@@ -26,7 +26,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..checkpoint import replace_file
 from ..errors import UsageError, UserError
-from .report.drawing import _font, _plain, class_colour
+from .report.drawing import class_colour, draw_box
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of pictures in a folder
@@ -242,7 +242,6 @@ def draw(picture: Image.Image, instances: Instances, classes: Classes) -> Image.
     Text and lines are sized by the picture, so that they can be read when it is shown as a whole.
     """
     size = max(10, round(math.sqrt(picture.width * picture.height) / 45))
-    width, font = max(2, size // 6), _font(size)
     pen = ImageDraw.Draw(picture)
     order = instances.scores.argsort()  # the surest on top
     masks = instances.pred_masks if instances.has("pred_masks") else None
@@ -250,17 +249,9 @@ def draw(picture: Image.Image, instances: Instances, classes: Classes) -> Image.
         output = int(instances.pred_classes[number])
         colour = class_colour(output)
         if masks is not None:
-            _draw_outline(picture, masks[number].numpy(), colour, width)
-        box = left, top, _, _ = instances.pred_boxes.tensor[number].tolist()
-        pen.rectangle(box, outline=colour, width=width)
-        label = _plain(f"{classes.name(output)} {float(instances.scores[number]):.2f}")
-        long, tall = pen.textlength(label, font) + size / 2, 1.3 * size
-        left = max(0, min(left, picture.width - long))  # labels stay inside the picture
-        top = max(0, min(top - tall, picture.height - tall))
-        pen.rectangle((left, top, left + long, top + tall), fill=colour)
-        light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        at = left + size / 4, top + tall / 2
-        pen.text(at, label, fill="black" if light else "white", font=font, anchor="lm")
+            _draw_outline(picture, masks[number].numpy(), colour, max(2, size // 6))
+        label = f"{classes.name(output)} {float(instances.scores[number]):.2f}"
+        draw_box(pen, instances.pred_boxes.tensor[number].tolist(), label, colour, size)
     return picture
 
 

@@ -76,14 +76,26 @@ def _box(pen: ImageDraw.ImageDraw, box, scale: tuple[float, float], label: str, 
     x, y, width, height = box
     left, right = sorted((x * scale[0], (x + width) * scale[0]))
     top, bottom = sorted((y * scale[1], (y + height) * scale[1]))
-    pen.rectangle((left, top, right, bottom), outline=colour, width=2)
-    font, label = _font(12), _plain(label)
-    long, tall = pen.textlength(label, font) + 4, 15
-    left = max(0, min(left, pen.im.size[0] - long))  # labels stay inside the image
+    draw_box(pen, (left, top, right, bottom), label, colour)
+
+
+def draw_box(pen: ImageDraw.ImageDraw, corners, label: str, colour, size: int = 12) -> None:
+    """A box with its label on top of it, or where there is room for it inside the picture.
+
+    Args:
+        corners: (left, top, right, bottom) in pixels.
+        size: of the text, in pixels; the lines go with it.
+    """
+    left, top, right, bottom = corners
+    pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, size // 6))
+    font, label = _font(size), _plain(label)
+    long, tall = pen.textlength(label, font) + size / 2, 1.3 * size
+    left = max(0, min(left, pen.im.size[0] - long))
     top = max(0, min(top - tall, pen.im.size[1] - tall))
     pen.rectangle((left, top, left + long, top + tall), fill=colour)
     light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-    pen.text((left + 2, top), label, fill="black" if light else "white", font=font)
+    at = left + size / 4, top + tall / 2
+    pen.text(at, label, fill="black" if light else "white", font=font, anchor="lm")
 
 
 def _plain(text: str, lines: bool = False) -> str:
