@@ -109,6 +109,7 @@ def test_more_classes_than_outputs_are_refused_and_fewer_are_told(dataset, tmp_p
         ({"SOLVER.IMS_PER_BATCH": -1}, False),
         ({"SOLVER.CHECKPOINT_PERIOD": 0}, False),
         ({"SOLVER.BASE_LR": -0.1}, False),
+        ({"SOLVER.IMS_PER_BATCH": 15, "SOLVER.REFERENCE_WORLD_SIZE": 2}, False),
         ({"DATASETS.TRAIN": "()"}, False),
         ({"DATASETS.TEST": "()"}, True),
     ],

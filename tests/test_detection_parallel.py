@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 from conftest import REPO, run_python
 from detection_helpers import as_overrides
-from test_train_net import CONFIG, RUN, shapes  # noqa: F401
+from test_train_net import CONFIG, RUN, refused, shapes  # noqa: F401
 
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.parallel import EXIT_STOPPED
@@ -67,6 +68,18 @@ def test_two_processes_evaluate_as_one(shapes, two, tmp_path):  # noqa: F811
         found[number] = sorted(rows, key=lambda row: (row["image_id"], -row["score"], row["bbox"]))
     assert {row["image_id"] for row in found["one"]} == {1, 2, 3, 4}
     assert found["two"] == found["one"]
+
+
+def test_a_full_disk_ends_both_processes_with_one_line(shapes, tmp_path):  # noqa: F811
+    keys = RUN | {"SOLVER.IMS_PER_BATCH": 4, "OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 30}
+    keys |= {"SOLVER.CHECKPOINT_PERIOD": 2}
+    done = run_python(
+        *[*LAUNCHERS["--num-gpus"], "--config-file", CONFIG, *as_overrides(keys)],
+        env={"DETECTRON2_DATASETS": str(shapes)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        timeout=100,
+    )
+    refused(done, 1, tmp_path / "model_0000001.pth", "could not be written")
 
 
 def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(shapes, tmp_path):  # noqa: F811

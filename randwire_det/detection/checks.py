@@ -19,6 +19,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import KINDS, load_checkpoint
 from ..errors import UsageError, UserError
+from ..parallel import current_world
 from ..spec_config import spec_from_config
 from .checkpointer import check_fits, newest_checkpoint, preprocessing_from_config
 from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
@@ -53,6 +54,13 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise UsageError(
             f"SOLVER.EMA_DECAY {cfg.SOLVER.EMA_DECAY}: expected a number from 0 to below 1"
+        )
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, current_world().size
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE or processes
+    if not eval_only and batch % reference:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {batch}: expected a multiple of {reference}, the number of"
+            f" {'processes' if reference == processes else 'SOLVER.REFERENCE_WORLD_SIZE'}"
         )
     if cfg.DATASETS.CHECK not in ("off", *IMAGE_CHECKS):
         raise UsageError(

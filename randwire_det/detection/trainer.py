@@ -6,7 +6,7 @@ import weakref
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -64,10 +64,11 @@ class RandWireTrainer(DefaultTrainer):
                 f" IMS_PER_BATCH {solver.IMS_PER_BATCH}, BASE_LR {solver.BASE_LR:g}, MAX_ITER"
                 f" {solver.MAX_ITER}, STEPS {solver.STEPS}, WARMUP_ITERS {solver.WARMUP_ITERS}"
             )
+        cfg.defrost()
+        cfg.SOLVER.CHECKPOINT_PERIOD = max(1, cfg.SOLVER.CHECKPOINT_PERIOD)  # scaled, maybe to 0
         if cfg.SEED < 0:
-            cfg.defrost()
             cfg.SEED = comm.shared_random_seed()
-            cfg.freeze()
+        cfg.freeze()
         return cfg
 
     @classmethod
@@ -93,9 +94,13 @@ class RandWireTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase]:
-        evaluation = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
-        hooks = super().build_hooks()
-        return [*(evaluation if isinstance(hook, EvalHook) else hook for hook in hooks), _Stop()]
+        hooks = []
+        for hook in super().build_hooks():
+            if isinstance(hook, EvalHook):
+                hooks += [_Save(), EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
+            elif not isinstance(hook, PeriodicCheckpointer):
+                hooks.append(hook)
+        return [*hooks, _Stop()]
 
     def _evaluate(self) -> dict:
         """The average of the weights where there is one, as whoever loads the file takes it."""
@@ -149,6 +154,20 @@ class RandWireTrainer(DefaultTrainer):
 def _is_news(record: logging.LogRecord) -> bool:
     """detectron2 logs the traceback of whatever ends a training; a user's mistake needs none."""
     return not (record.exc_info and isinstance(record.exc_info[1], UserError | FloatingPointError))
+
+
+class _Save(HookBase):
+    """Checkpoints as by detectron2's hook; where one cannot be written, all processes leave."""
+
+    def before_train(self):
+        trainer = self.trainer
+        self._period = trainer.cfg.SOLVER.CHECKPOINT_PERIOD
+        self._periodic = PeriodicCheckpointer(trainer.checkpointer, self._period, trainer.max_iter)
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done >= self.trainer.max_iter:
+            self.trainer.world.first_does(lambda: self._periodic.step(done - 1))
 
 
 class _Stop(HookBase):
