@@ -12,7 +12,7 @@ demo: $(VENV)/installed-demo
 test: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist worksteal
 
 $(VENV)/installed-%: pyproject.toml setup.py constraints.txt tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \

@@ -22,7 +22,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
-from randwire_det.parallel import keep_working, started
+from randwire_det.parallel import batches_of, keep_working
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
@@ -253,20 +253,12 @@ class Loader:
             UserError: an image cannot be read, or a process that reads images was killed.
         """
         self._plan.batches = batches
-        try:
-            for batch in started(self._loader):
-                if isinstance(batch, UserError):
-                    # A new one: it could not be freed while its traceback leads to `batch`, and
-                    # the processes of this loader would live on.
-                    raise UserError(str(batch))
-                yield batch
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
-                raise
-            raise UserError(
-                f"a process that reads images was killed ({str(error).splitlines()[0]}): where"
-                " memory is short, fewer DATA.NUM_WORKERS or DATA.PREFETCH take less"
-            ) from None
+        for batch in batches_of(self._loader, "DATA.NUM_WORKERS or DATA.PREFETCH"):
+            if isinstance(batch, UserError):
+                # A new one: it could not be freed while its traceback leads to `batch`, and the
+                # processes of this loader would live on.
+                raise UserError(str(batch))
+            yield batch
 
 
 class _Plan:

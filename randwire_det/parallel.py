@@ -192,13 +192,32 @@ def _exit_with(parent: int) -> None:
     os._exit(0)
 
 
-def started(loader: DataLoader) -> Iterator:
-    """Its iterator, which tells of a killed worker when it is asked for a batch, and only then.
+def batches_of(loader: DataLoader, advice: str) -> Iterator:
+    """The batches of a loader; a worker that was killed is told when a batch is due, and only then.
 
     torch's handler of SIGCHLD would raise wherever the main process is at that moment: mostly in
     the model, where the other processes wait for its gradients.
+
+    Args:
+        advice: which keys to lower where memory is short.
+
+    Raises:
+        UserError: a worker was killed.
     """
     batches = iter(loader)
     if loader.num_workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return batches
+    try:
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        # Found missing by torch, or in the middle of handing over a batch; what a worker itself
+        # has met begins with "Caught".
+        handing_over = not isinstance(error, RuntimeError) and not str(error).startswith("Caught")
+        missing = str(error).startswith("DataLoader worker (pid")
+        if not loader.num_workers or not (handing_over or missing):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"a process that reads images was killed ({reason}): where memory is short, fewer"
+            f" {advice} take less"
+        ) from None

@@ -19,7 +19,7 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..parallel import World, keep_working, started
+from ..parallel import World, batches_of, keep_working
 
 
 class TrainLoader:
@@ -174,21 +174,13 @@ def _fault(entry: dict) -> str | None:
 
 
 def _without_errors(loader: DataLoader) -> Iterator[list[dict]]:
-    """The batches; a UserError among their items is raised, and one of a killed worker."""
-    try:
-        for batch in started(loader):
-            error = next((item for item in batch if isinstance(item, UserError)), None)
-            if error is not None:
-                # A new one: it could not be freed while its traceback leads to `batch`.
-                raise UserError(str(error))
-            yield batch
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
-            raise
-        raise UserError(
-            f"a process that reads images was killed ({str(error).splitlines()[0]}): where memory"
-            " is short, fewer DATALOADER.NUM_WORKERS take less"
-        ) from None
+    """The batches; a UserError among their items is raised."""
+    for batch in batches_of(loader, "DATALOADER.NUM_WORKERS"):
+        error = next((item for item in batch if isinstance(item, UserError)), None)
+        if error is not None:
+            # A new one: it could not be freed while its traceback leads to `batch`.
+            raise UserError(str(error))
+        yield batch
 
 
 class _Mapped(Dataset):
