@@ -10,7 +10,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the columns of Table 5
+from ...table5 import COLUMNS
+
+METRICS = COLUMNS
 
 
 def evaluate(truth: dict, detections: list[dict]) -> COCOeval:
