@@ -33,6 +33,13 @@ REGISTRIES = {
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
 }
+# Sections whose IN_FEATURES are the backbone's; a meta-architecture of one's own has others.
+READERS = {
+    "GeneralizedRCNN": ("MODEL.RPN", "MODEL.ROI_HEADS"),
+    "PanopticFPN": ("MODEL.RPN", "MODEL.ROI_HEADS"),
+    "ProposalNetwork": ("MODEL.RPN",),
+    "RetinaNet": ("MODEL.RETINANET",),
+}
 LOWEST = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
 
 
@@ -100,15 +107,14 @@ def check_model(cfg: CfgNode) -> None:
     """
     for key, registry in REGISTRIES.items():
         name = _value(cfg, key)
-        if name not in registry:
+        if name not in registry and name != "PrecomputedProposals":  # stands in no registry
             known = sorted(each for each, _ in registry)
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UsageError(f"{key} {name!r}: {hint}known are {', '.join(known)}")
     with torch.device("meta"):
         features = list(build_backbone(cfg).output_shape())
-    retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    for key in ("MODEL.RETINANET",) if retina else ("MODEL.RPN", "MODEL.ROI_HEADS"):
+    for key in READERS.get(cfg.MODEL.META_ARCHITECTURE, ()):
         read = list(_value(cfg, key).IN_FEATURES)
         if not read or not set(read) <= set(features):
             raise UsageError(
