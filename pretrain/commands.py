@@ -70,8 +70,8 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         elif resuming:
             logger.info(f"resume   {output} holds no checkpoint: starting from scratch")
         if not trainer.run(stopping):
-            reason, written = stopping.reason or "another process", resume.checkpoints(output)[0]
-            logger.info(f"stopped  by {reason}; {written} is written")
+            reason = stopping.agreed_reason(world)
+            logger.info(f"stopped  by {reason}; {resume.checkpoints(output)[0]} is written")
             logger.info("         --resume goes on from there")
             return EXIT_STOPPED
         final = output / resume.FINAL

@@ -169,6 +169,10 @@ class Stopping:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def agreed_reason(self, world: World) -> str:
+        """Why the run ends, the same in all processes: not every one was asked, or not yet."""
+        return next(filter(None, world.gather([self.reason])))
+
     def _ask(self, number, frame):
         self.reason = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -171,6 +171,16 @@ def test_sigterm_to_the_launcher_stops_all_processes_at_one_step(colours, two, t
     assert_same_run(output, two)
 
 
+def test_the_reason_is_told_of_whichever_process_was_asked_to_stop(colours, tmp_path):
+    config = tiny_file(colours, tmp_path / "run")
+    process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
+    wait_until(process, lambda: _lines(tmp_path / "run") >= 1)
+    os.kill(child_of(process.pid), signal.SIGTERM)  # not the first, which is the one that speaks
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (EXIT_STOPPED, "")
+    assert "stopped  by SIGTERM" in out
+
+
 def test_processes_whose_launcher_was_killed_stop_too(colours, tmp_path):
     output = tmp_path / "run"
     config = tiny_file(colours, output)

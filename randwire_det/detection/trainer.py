@@ -183,9 +183,10 @@ class _Stop(HookBase):
             trainer.checkpointer.save(name, iteration=trainer.iter)
 
         trainer.world.first_does(save)
+        reason = trainer.stopping.agreed_reason(trainer.world)
         logger.info(
-            f"Stopped by {trainer.stopping.reason or 'another process'}; {name}.pth is written in"
-            f" {trainer.cfg.OUTPUT_DIR}. --resume goes on from there."
+            f"Stopped by {reason}; {name}.pth is written in {trainer.cfg.OUTPUT_DIR}."
+            " --resume goes on from there."
         )
         raise SystemExit(EXIT_STOPPED)
 
