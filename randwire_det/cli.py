@@ -1,6 +1,7 @@
 """What all commands share: one clear line for a user's mistake, help with defaults, the device."""
 
 import argparse
+import atexit
 import logging
 import os
 import sys
@@ -20,19 +21,29 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         status = main()
         sys.stdout.flush()
-        sys.exit(status)
+    except SystemExit as leaving:
+        status = leaving.code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        status = error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        status = 130
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(status, int | None):
+        # One of gloo's threads may be about to let go of a tensor. Once the interpreter is being
+        # taken down that aborts the process, and torchrun takes a run that is done for a failure.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    sys.exit(status)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
