@@ -58,6 +58,15 @@ class Dag:
         return tuple(map(tuple, sources))
 
     @cached_property
+    def last_read(self) -> tuple[tuple[int, ...], ...]:
+        """For every node, those of its predecessors that no later node aggregates."""
+        reader = dict(self.edges)  # sorted by target: the last one stays
+        return tuple(
+            tuple(source for source in sources if reader[source] == target)
+            for target, sources in enumerate(self.predecessors)
+        )
+
+    @cached_property
     def input_nodes(self) -> tuple[int, ...]:
         """The nodes without an input edge; the unique input node feeds exactly these."""
         return tuple(node for node, sources in enumerate(self.predecessors) if not sources)

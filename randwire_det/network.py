@@ -10,42 +10,13 @@ from torch import Tensor, nn
 
 from .complexity import HEAD_CHANNELS
 from .errors import UserError
+from .fusing import Fusable, FusedConv
 from .nodes import Node, Norm
-from .spec import NetworkSpec, StageSpec
+from .spec import NetworkSpec
+from .stages import ConvStage, RandomStage
+from .wiring import Keep
 
-
-class ConvStage(nn.Module):
-    """A single convolution as a stage: Conv-BN for conv1, ReLU-Conv-BN after it (Table 1)."""
-
-    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
-        super().__init__()
-        self.relu = nn.Identity() if stage.name == "conv1" else nn.ReLU()
-        self.conv = nn.Conv2d(in_channels, stage.channels, 3, stage.stride, padding=1, bias=False)
-        self.norm = norm(stage.channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(self.relu(x)))
-
-
-class RandomStage(nn.Module):
-    """A random wiring as a stage; the unique input and output node do no convolution."""
-
-    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
-        super().__init__()
-        self.dag = stage.dag
-        self.nodes = nn.ModuleList(
-            Node(stage.channels, stage.channels, len(sources), 1, norm)
-            if sources
-            else Node(in_channels, stage.channels, 1, stage.stride, norm)
-            for sources in stage.dag.predecessors
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps = []
-        for node, sources in zip(self.nodes, self.dag.predecessors, strict=True):
-            maps.append(node([maps[source] for source in sources] or [x]))
-        outputs = [maps[node] for node in self.dag.output_nodes]
-        return sum(outputs[1:], start=outputs[0]) / len(outputs)
+MEMORY = ("standard", "lean")
 
 
 class RandWire(nn.Module):
@@ -56,14 +27,17 @@ class RandWire(nn.Module):
         out_features: names of the stages to put out, default conv2 and all after it. Stages past
             the last of them are not built.
         norm: makes a normalisation layer for a channel count.
+        memory: "standard", or "lean": a training step keeps less than half as much for its
+            backward, and computes the rest again there.
 
     Attributes:
         out_channels, out_strides: by name, for the features put out, in order of depth.
 
     Raises:
-        UserError: a feature that the spec does not have, or none; and on loading a state dict, one
-            that belongs to another spec. Almost every tensor keeps its name and shape under any
-            wiring, so the digest of the spec travels in the state dict as the buffer `spec_digest`.
+        UserError: a feature that the spec does not have, or none; an unknown memory; and on loading
+            a state dict, one that belongs to another spec. Almost every tensor keeps its name and
+            shape under any wiring, so the digest of the spec travels in the state dict as the
+            buffer `spec_digest`.
     """
 
     def __init__(
@@ -72,13 +46,16 @@ class RandWire(nn.Module):
         *,
         out_features: tuple[str, ...] | list[str] | None = None,
         norm: Norm = nn.BatchNorm2d,
+        memory: str = "standard",
     ):
         super().__init__()
+        if memory not in MEMORY:
+            raise UserError(f"memory {memory!r}: expected one of {', '.join(MEMORY)}")
         names = spec.stage_names
         wanted = names[1:] if out_features is None else tuple(out_features)
         if not wanted or not set(wanted) <= set(names):
             raise UserError(f"features {list(wanted)}: expected some of {', '.join(names)}")
-        self.spec = spec
+        self.spec, self.memory = spec, memory
         self.out_channels: dict[str, int] = {}
         self.out_strides: dict[str, int] = {}
         self.stage_names = names[: max(map(names.index, wanted)) + 1]
@@ -101,11 +78,43 @@ class RandWire(nn.Module):
         # Depthwise convolutions are several times faster in channels-last.
         x = x.contiguous(memory_format=torch.channels_last)
         features = {}
+        keep = self._what_to_keep()
         for name in self.stage_names:
-            x = getattr(self, name)(x)
+            x = getattr(self, name)(x, *keep.get(name, ()))
             if name in self.out_channels:
-                features[name] = x
+                features[name] = x[:, : self.out_channels[name]]
         return features
+
+    def _what_to_keep(self) -> dict[str, tuple[Keep]]:
+        """For every random stage, an argument more than its input."""
+        stages = {name: getattr(self, name) for name in self.stage_names}
+        stages = {name: each for name, each in stages.items() if isinstance(each, RandomStage)}
+        if self.memory == "standard":
+            return dict.fromkeys(stages, (Keep.SUMS_AND_MAPS,))
+        keep = dict.fromkeys(stages, (Keep.MAPS,))
+        # The backward comes to the first one when it has let go of the others.
+        first = next((name for name, stage in stages.items() if stage.is_trained()), None)
+        return keep | {first: (Keep.NOTHING,)}
+
+    def fuse(self, dtype: torch.dtype | None = None) -> "RandWire":
+        """Make inference faster: BN becomes part of the convolutions.
+
+        Used where no gradient is recorded, until `train()` or another state dict. Parameters and
+        state dict stay as they are; the folded weights take as much memory again.
+
+        Args:
+            dtype: to compute in and to put the maps out in, torch.bfloat16 say; by default the
+                weights' own.
+
+        Returns:
+            this trunk.
+
+        Raises:
+            UserError: in training mode, or a normalisation that cannot be folded.
+        """
+        for name in self.stage_names:
+            getattr(self, name).fuse(dtype)
+        return self
 
     def droppable_edges(self) -> list[tuple[str, int, int]]:
         """The edges whose target has other inputs, too: (source, target) nodes of a stage.
@@ -167,6 +176,7 @@ class RandWireClassifier(nn.Module):
         head_channels: of the 1x1 convolution, 1280 in the paper.
         dropout: chance of dropping an input of fc; the paper's regular regime takes 0.2.
         norm: makes a normalisation layer for a channel count.
+        memory: of the trunk, "standard" or "lean".
     """
 
     def __init__(
@@ -177,9 +187,10 @@ class RandWireClassifier(nn.Module):
         head_channels: int = HEAD_CHANNELS,
         dropout: float = 0.0,
         norm: Norm = nn.BatchNorm2d,
+        memory: str = "standard",
     ):
         super().__init__()
-        self.trunk = RandWire(spec, out_features=spec.stage_names[-1:], norm=norm)
+        self.trunk = RandWire(spec, out_features=spec.stage_names[-1:], norm=norm, memory=memory)
         self.head = Head(spec.stages[-1].channels, head_channels, num_classes, dropout, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,8 +198,14 @@ class RandWireClassifier(nn.Module):
         (features,) = self.trunk(x).values()
         return self.head(features)
 
+    def fuse(self, dtype: torch.dtype | None = None) -> "RandWireClassifier":
+        """See `RandWire.fuse`; fc, and so the logits, keep their own dtype."""
+        self.trunk.fuse(dtype)
+        self.head.fuse(dtype)
+        return self
 
-class Head(nn.Module):
+
+class Head(Fusable):
     """The classifier's head, the only part of a classifier that a detector leaves out."""
 
     def __init__(self, in_channels, head_channels, num_classes, dropout, norm):
@@ -200,8 +217,16 @@ class Head(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(F.relu(x))))
+        x = F.relu(x)
+        if self.fused is not None and not self.records(x):
+            x = F.relu(self.fused(x)).mean((2, 3)).to(self.fc.weight.dtype)
+            return self.fc(x)
+        x = F.relu(self.norm(self.conv(x)))
         return self.fc(self.dropout(x.mean((2, 3))))
+
+    def fuse(self, dtype: torch.dtype | None) -> None:
+        """See `RandWire.fuse`."""
+        self.fused = FusedConv(self.conv, self.norm, dtype)
 
 
 def _initialise(module: nn.Module):

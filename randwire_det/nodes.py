@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fusing import fold, has_plain_norm
+from .wiring import Affine, NodeTensors
+
 Norm = Callable[[int], nn.Module]  # channels -> a normalisation layer
 
 
@@ -43,12 +46,91 @@ class Node(nn.Module):
 
     def aggregate(self, inputs: Sequence[Tensor]) -> Tensor:
         """The weighted sum of all inputs, as one map."""
-        if len(inputs) == 1:
+        weights = self.edge_weights()
+        if weights is None:
             return inputs[0]
-        weights = self.edge_logits.sigmoid()
-        if self.training:
-            weights = weights * self.edge_mask
         total = inputs[0] * weights[0]
         for data, weight in zip(inputs[1:], weights[1:], strict=True):
             total = torch.addcmul(total, data, weight)
         return total
+
+    def edge_weights(self) -> Tensor | None:
+        """(num_inputs,), positive but for the edge that is left out; None for a single input."""
+        if not hasattr(self, "edge_logits"):
+            return None
+        weights = self.edge_logits.sigmoid()
+        return weights * self.edge_mask if self.training else weights
+
+    # --- for `wiring.run`, which computes a whole stage by the same tensors
+
+    @property
+    def takes_batch_statistics(self) -> bool:
+        return type(self.norm) is nn.BatchNorm2d and self.norm.training
+
+    def is_plain(self) -> bool:
+        """Whether the node is still what it was built as, with a BN that `wiring.run` knows."""
+        convolutions = type(self.depthwise) is nn.Conv2d and type(self.pointwise) is nn.Conv2d
+        parts = (self, self.depthwise, self.pointwise, self.norm)
+        return has_plain_norm(self.norm) and convolutions and not any(map(_has_hooks, parts))
+
+    def tensors(self, in_width: int, width: int, dtype: torch.dtype | None = None) -> NodeTensors:
+        """What the node computes with, at the widths it is run at: channels past its own are zero.
+
+        Args:
+            in_width, width: of the input and output maps; not below the node's own.
+            dtype: of the convolutions' weights; by default their own.
+        """
+        norm, depthwise, pointwise = self.norm, self.depthwise.weight, self.pointwise.weight
+        vectors = [norm.weight, norm.bias, None, None]
+        if not self.takes_batch_statistics:
+            vectors[2:] = norm.running_mean, norm.running_var
+        more_in, more = in_width - depthwise.shape[0], width - pointwise.shape[0]
+        if more_in or more:
+            depthwise = F.pad(depthwise, (0, 0, 0, 0, 0, 0, 0, more_in))
+            pointwise = F.pad(pointwise, (0, 0, 0, 0, 0, more_in, 0, more))
+            vectors = [each if each is None else F.pad(each, (0, more)) for each in vectors]
+        return NodeTensors(
+            self.edge_weights(), depthwise.to(dtype=dtype), pointwise.to(dtype=dtype), *vectors
+        )
+
+    @torch.no_grad()
+    def folded(self, in_width: int, width: int, dtype: torch.dtype | None) -> NodeTensors:
+        """As `tensors`, of a node in eval mode, with BN in the 1x1 convolution."""
+        pointwise, bias = fold(self.pointwise.weight, self.norm, dtype)
+        plain = self.tensors(in_width, width, dtype)
+        more_in, more = in_width - pointwise.shape[1], width - pointwise.shape[0]
+        return NodeTensors(
+            edges=plain.edges,
+            depthwise=plain.depthwise,
+            pointwise=F.pad(pointwise, (0, 0, 0, 0, 0, more_in, 0, more)),
+            gamma=None,
+            beta=F.pad(bias, (0, more)),
+            mean=None,
+            var=None,
+        )
+
+    @torch.no_grad()
+    def record_statistics(self, affine: Affine) -> None:
+        """Take the batch's mean and variance into BN's running ones, as BN itself does."""
+        norm = self.norm
+        if affine.unbiased_var is None:
+            return
+        norm.num_batches_tracked += 1
+        momentum = norm.momentum
+        if momentum is None:  # BN's way of saying: the mean of all batches
+            momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
+        for running, of_batch in (
+            (norm.running_mean, affine.mean),
+            (norm.running_var, affine.unbiased_var),
+        ):
+            running.lerp_(of_batch[: len(running)].to(running.dtype), momentum)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks)

@@ -24,6 +24,7 @@ NETWORKS = {
     "ba of two nodes": (2, tiny_spec("ba", nodes=2, m=1, channels=7)),
     "ba regular": (1, tiny_spec("ba", nodes=9, m=2, channels=3, regime="regular")),
     "ws small": (2, tiny_spec("ws", nodes=7, k=4, p=0.5, channels=5)),
+    "padded widths": (2, tiny_spec("ws", nodes=10, channels=31, regime="regular")),
     "ws regular": (1, tiny_spec("ws", nodes=12, channels=3, regime="regular", seed_per_stage=True)),
 }
 # Largest difference allowed, relative to the largest element of all tensors compared: behind BN

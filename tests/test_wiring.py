@@ -1,0 +1,304 @@
+"""A stage run as one function: equal to section 3.2 however it is run, and no trap for its user.
+
+That its plain use equals the reference evaluator is in test_network; the other ways are held
+against that evaluator here, or against `RandomStage.node_by_node`, which is section 3.2 by torch's
+own modules.
+"""
+
+import copy
+import gc
+
+import pytest
+import torch
+from conftest import THETA, tiny_spec
+from test_network import (
+    EVERY_STAGE,
+    NETWORKS,
+    assert_close,
+    build,
+    gradients,
+    random_image,
+    run_both,
+)
+from torch import nn
+
+from randwire_det.errors import UserError
+from randwire_det.network import RandWire, RandWireClassifier
+from randwire_det.stages import RandomStage, padded_width
+
+WIDE = NETWORKS["padded widths"][1]
+
+
+def parts_of(trunk, image):
+    return dict(trunk.named_parameters()) | {"image": image}
+
+
+def node_by_node(trunk, monkeypatch):
+    """A copy of the trunk, and a way to run it by torch's own modules."""
+    plain = copy.deepcopy(trunk)
+
+    def run(image):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                RandomStage,
+                "forward",
+                lambda stage, x, keep=None: stage.node_by_node(x[:, : stage.in_channels]),
+            )
+            return plain(image)
+
+    return plain, run
+
+
+@pytest.fixture
+def at_once_only(monkeypatch):
+    """Fails a test whose stages fall back on running node by node."""
+    monkeypatch.delattr(RandomStage, "node_by_node")
+
+
+# --- every way to train
+
+
+@pytest.mark.usefixtures("at_once_only")
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_lean_memory_changes_nothing_else(network, training):
+    batch, spec = NETWORKS[network]
+    trunk = build(spec, training=training, out_features=EVERY_STAGE, memory="lean")
+    image = random_image(batch)
+    ours, expected, statistics = run_both(trunk, image)
+    assert_close(ours, expected)
+    of = parts_of(trunk, image)
+    assert_close(gradients(ours, of), gradients(expected, of))
+    for name, buffer in trunk.named_buffers():
+        if "running" in name:
+            assert_close({name: buffer}, {name: statistics[name]})
+
+
+def bytes_kept(spec, memory):
+    """By one forward for its backward, as far as it is more than the maps put out."""
+    trunk = RandWire(spec, memory=memory)
+    image = torch.randn(2, 3, 64, 64)
+    gc.collect()
+    before = {each.untyped_storage().data_ptr() for each in tensors_alive()}
+    maps = trunk(image)
+    storages = [each.untyped_storage() for each in tensors_alive()]
+    storages = {each.data_ptr(): each for each in storages}
+    out = {each.untyped_storage().data_ptr() for each in maps.values()}
+    return sum(each.nbytes() for address, each in storages.items() if address not in before | out)
+
+
+def tensors_alive():
+    return [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter)]
+
+
+def test_lean_memory_keeps_less_than_half():
+    spec = tiny_spec("ws", nodes=16, channels=16, regime="regular")
+    assert 0 < 2 * bytes_kept(spec, "lean") < bytes_kept(spec, "standard")
+
+
+def test_nothing_is_kept_where_nothing_is_trained():
+    trunk = build(WIDE).requires_grad_(False)
+    output = trunk(random_image().detach())["conv5"]
+    assert output.grad_fn is None
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+def test_a_kept_graph_can_be_gone_back_through_again(memory):
+    trunk, image = build(WIDE, memory=memory), random_image()
+    loss = sum(each.square().sum() for each in trunk(image).values())
+    first, second = (
+        torch.autograd.grad(loss, list(trunk.parameters()), retain_graph=again)
+        for again in (True, False)
+    )
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-9)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, list(trunk.parameters()))
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+@pytest.mark.parametrize("frozen", ["depthwise", "pointwise", "edge_logits", "norm", "nodes.1."])
+def test_parts_of_the_nodes_may_be_frozen(frozen, memory):
+    trunk, image = build(WIDE, memory=memory, out_features=EVERY_STAGE), random_image()
+    everything = parts_of(trunk, image)
+    of = {name: each for name, each in everything.items() if frozen not in name}
+    assert 0 < len(of) < len(everything)
+    for name, each in everything.items():
+        each.requires_grad_(name in of)
+    ours, expected, _ = run_both(trunk, image)
+    assert_close(gradients(ours, of), gradients(expected, of))
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+@pytest.mark.parametrize("generator", THETA)
+def test_single_stages_in_eval_mode(generator, memory):
+    """A detector may keep the statistics of some BN layers and train others."""
+    trunk, image = build(tiny_spec(generator, nodes=6), memory=memory), random_image()
+    trunk.conv4.eval()
+    trunk.conv5.nodes[2].norm.eval()
+    ours = trunk(image)
+    plain = copy.deepcopy(trunk)
+    plain.conv4.nodes[0].register_forward_hook(lambda *_: None)  # see below: node by node
+    plain.conv5.nodes[0].register_forward_hook(lambda *_: None)
+    theirs = plain(image)
+    assert_close(ours, theirs)
+    of, others = parts_of(trunk, image), parts_of(plain, image)
+    assert_close(gradients(ours, of), gradients(theirs, others))
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_running_statistics_by_every_momentum(momentum, monkeypatch):
+    trunk = build(WIDE)
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+    plain, run = node_by_node(trunk, monkeypatch)
+    for _ in range(3):
+        image = random_image()
+        trunk(image), run(image)
+    assert_close(
+        {name: each.double() for name, each in trunk.named_buffers()},
+        {name: each.double() for name, each in plain.named_buffers()},
+    )
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_under_autocast(training, memory):
+    """bf16 has 8 bits: each way is held against float32, and ours may be little farther from it."""
+    trunk = build(tiny_spec(nodes=6, channels=31), torch.float32, training, memory=memory)
+    image = random_image(4, dtype=torch.float32)
+    exact, _, _ = run_both(trunk, image)
+    of = parts_of(trunk, image)
+    exact_gradients = gradients(exact, of)
+    plain = copy.deepcopy(trunk)
+    for name in ("conv3", "conv4", "conv5"):
+        getattr(plain, name).nodes[0].register_forward_hook(lambda *_: None)
+    found = []
+    for module in (trunk, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = module(image)
+        assert maps["conv5"].dtype == torch.bfloat16 or module is plain
+        own = parts_of(module, image)
+        found.append((maps, gradients({n: m.float() for n, m in maps.items()}, own)))
+    for ours, theirs, true in (
+        (found[0][0], found[1][0], exact),
+        (found[0][1], found[1][1], exact_gradients),
+    ):
+        assert far(ours, true) <= max(2 * far(theirs, true), 0.02)
+
+
+def far(maps, exact):
+    """Root mean square of the differences, relative to that of the exact values."""
+    differences = torch.cat([(maps[name].float() - exact[name]).flatten() for name in exact])
+    return float(differences.norm() / torch.cat([each.flatten() for each in exact.values()]).norm())
+
+
+def test_one_value_a_channel_is_no_batch():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        RandWire(tiny_spec())(torch.randn(1, 3, 32, 32))
+
+
+# --- what the stage is used with
+
+
+def test_hooks_are_called():
+    trunk, image, seen = build(tiny_spec()), random_image(), []
+    expected = trunk(image)
+    node = trunk.conv4.nodes[3]
+    handle = node.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert_close(trunk(image), expected)
+    assert len(seen) == 1
+    handle.remove()
+    trunk(image)
+    assert len(seen) == 1
+
+
+def test_another_norm_runs_node_by_node():
+    trunk = build(tiny_spec(), norm=lambda channels: nn.GroupNorm(1, channels))
+    image = random_image()
+    torch.manual_seed(3)
+    trunk(image)["conv5"].sum().backward()
+    assert all(each.grad is not None for each in trunk.parameters())
+
+
+def test_a_trace_is_the_same_function():
+    trunk, image = build(WIDE, torch.float32, training=False), random_image(dtype=torch.float32)
+    with torch.no_grad():
+        traced = torch.jit.trace(trunk, image.detach(), strict=False)
+        other = random_image(3, 64, 40, dtype=torch.float32).detach()
+        assert_close(traced(other), trunk(other))
+
+
+@pytest.mark.parametrize(
+    ("channels", "width"), [(1, 1), (15, 15), (16, 16), (31, 32), (78, 80), (109, 112), (872, 880)]
+)
+def test_widths_are_padded_where_it_costs_little(channels, width):
+    assert padded_width(channels) == width
+
+
+def test_an_unknown_memory_is_refused():
+    with pytest.raises(UserError, match="memory 'small': expected one of standard, lean"):
+        RandWire(tiny_spec(), memory="small")
+
+
+# --- fuse
+
+
+@pytest.mark.usefixtures("at_once_only")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_fused_trunk_is_the_same_function_with_the_same_state(network):
+    batch, spec = NETWORKS[network]
+    trunk = build(spec, training=False, out_features=EVERY_STAGE)
+    state = {name: each.clone() for name, each in trunk.state_dict().items()}
+    image = random_image(batch)
+    expected = trunk(image)
+    with torch.no_grad():
+        assert_close(trunk.fuse()(image), {name: each.detach() for name, each in expected.items()})
+    assert trunk.state_dict().keys() == state.keys()
+    of = parts_of(trunk, image)  # gradients are asked of the trunk itself
+    assert_close(gradients(trunk(image), of), gradients(expected, of))
+
+
+def test_a_fused_classifier_and_its_end():
+    classifier = RandWireClassifier(WIDE, 5, head_channels=16)
+    with torch.no_grad():
+        image = torch.randn(4, 3, 64, 64)
+        classifier(image)  # statistics of a batch
+        expected = classifier.eval()(image)
+        fused = classifier.fuse()(image)
+        torch.testing.assert_close(fused, expected, rtol=1e-3, atol=1e-3)
+        assert not torch.equal(fused, expected)  # or it was not fused
+        half = copy.deepcopy(classifier).fuse(torch.bfloat16)(image)
+        assert half.dtype == torch.float32
+        assert (half - expected).norm() < 0.1 * expected.norm()
+        classifier.load_state_dict(RandWireClassifier(WIDE, 5, head_channels=16).state_dict())
+        other = classifier(image)
+        assert not torch.allclose(other, expected, rtol=1e-2, atol=1e-2)
+        classifier.fuse().train()
+        for stage in (classifier.head, classifier.trunk.conv1, classifier.trunk.conv4.nodes[0]):
+            before = classifier.eval()(image)
+            stage.norm.weight.mul_(2)
+            assert not torch.equal(classifier(image), before)
+
+
+def test_bfloat16_maps_come_from_bfloat16_arithmetic():
+    trunk = build(WIDE, torch.float32, training=False)
+    image = random_image(dtype=torch.float32).detach()
+    with torch.no_grad():
+        exact = trunk(image)
+        half = trunk.fuse(torch.bfloat16)(image)
+    assert {each.dtype for each in half.values()} == {torch.bfloat16}
+    assert far(half, exact) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("trunk", "problem"),
+    [
+        (RandWire(tiny_spec()), "BatchNorm2d in training mode"),
+        (RandWire(tiny_spec(), norm=lambda c: nn.GroupNorm(1, c)).eval(), "GroupNorm in eval mode"),
+    ],
+)
+def test_what_cannot_be_fused_is_told(trunk, problem):
+    with pytest.raises(UserError, match=problem):
+        trunk.fuse()
