@@ -7,7 +7,7 @@ from fvcore.common.config import CfgNode
 
 from randwire_det.config_files import merge_config
 from randwire_det.errors import UsageError
-from randwire_det.spec_config import add_spec_config
+from randwire_det.spec_config import add_memory_config, add_spec_config
 
 
 def get_cfg() -> CfgNode:
@@ -19,6 +19,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = "randwire"
     cfg.MODEL.WIDTH = 1.0  # of a baseline: its channels, as a multiple of torchvision's
     add_spec_config(cfg.MODEL)
+    add_memory_config(cfg.MODEL)
     cfg.MODEL.HEAD_CHANNELS = 1280  # of the 1x1 convolution in the classifier's head
     cfg.MODEL.DROPOUT = 0.0  # before fc; 0.2 in the paper's regular regime
     # For each mini-batch, the chance that one edge into a node with several is left out; 0.1 in the
@@ -138,6 +139,7 @@ _RANGES = {
 }
 _CHOICES = {
     "DATA.ON_BAD_IMAGE": ("raise", "skip"),
+    "MODEL.MEMORY": ("standard", "lean"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
 }
 

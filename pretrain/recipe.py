@@ -61,7 +61,11 @@ def build_model(cfg: CfgNode, spec: NetworkSpec | None, num_classes: int) -> nn.
     if spec is None:
         return build_baseline(cfg.MODEL.NAME, num_classes, cfg.MODEL.WIDTH)
     return RandWireClassifier(
-        spec, num_classes, head_channels=cfg.MODEL.HEAD_CHANNELS, dropout=cfg.MODEL.DROPOUT
+        spec,
+        num_classes,
+        head_channels=cfg.MODEL.HEAD_CHANNELS,
+        dropout=cfg.MODEL.DROPOUT,
+        memory=cfg.MODEL.MEMORY,
     )
 
 

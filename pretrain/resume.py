@@ -25,6 +25,7 @@ FREE = (
     "DATA.",
     "TEST.",
     "MODEL.WEIGHTS",
+    "MODEL.MEMORY",
     "DEVICE",
     "OUTPUT_DIR",
     "LOG_PERIOD",

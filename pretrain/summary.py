@@ -29,7 +29,7 @@ TRACES = ("checkpoint_*.pth", "log.txt", "evaluations.jsonl")  # of a run withou
 # among them: batch normalisation sees the parts. The test size is a column of its own.
 IRRELEVANT = (
     *("SEED", "OUTPUT_DIR", "DEVICE", "COMPILE", "LOG_PERIOD", "CHECKPOINT"),
-    *("DATA.", "TEST.", "MODEL.WEIGHTS", "INPUT.TEST_SIZE"),
+    *("DATA.", "TEST.", "MODEL.WEIGHTS", "MODEL.MEMORY", "INPUT.TEST_SIZE"),
 )
 OTHER = "other"  # the heading of what the paper has no row for
 

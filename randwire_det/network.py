@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .complexity import HEAD_CHANNELS
-from .errors import UserError
+from .errors import UsageError, UserError
 from .fusing import Fusable, FusedConv
 from .nodes import Node, Norm
 from .spec import NetworkSpec
@@ -50,7 +50,7 @@ class RandWire(nn.Module):
     ):
         super().__init__()
         if memory not in MEMORY:
-            raise UserError(f"memory {memory!r}: expected one of {', '.join(MEMORY)}")
+            raise UsageError(f"memory {memory!r}: expected one of {', '.join(MEMORY)}")
         names = spec.stage_names
         wanted = names[1:] if out_features is None else tuple(out_features)
         if not wanted or not set(wanted) <= set(names):

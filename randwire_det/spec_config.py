@@ -23,6 +23,12 @@ def add_spec_config(node: CfgNode) -> None:
     node.SPEC = ""
 
 
+def add_memory_config(node: CfgNode) -> None:
+    """Add what a training step keeps, which is no part of the network."""
+    # standard; or lean, which keeps less than half as much and computes the rest again.
+    node.MEMORY = "standard"
+
+
 def spec_from_config(node: CfgNode) -> NetworkSpec:
     """The network that the keys of `add_spec_config` choose.
 

@@ -94,13 +94,15 @@ def run(
     relu_x = F.relu(x)  # once for all input nodes
     for index, (node, sources) in enumerate(zip(nodes, plan.dag.predecessors, strict=True)):
         total = _sum_of(sources, node.edges, maps, found) if sources else relu_x
-        spread = _depthwise(total, node, plan.stride if not sources else 1)
-        bias = node.beta if node.gamma is None else None
-        maps[index] = F.conv2d(spread, node.pointwise, bias)
-        found[index] = affines[index] if affines else _batch_norm(maps[index], node, plan.eps)
         if keep is Keep.SUMS_AND_MAPS:
             sums[index] = total
-        elif keep is Keep.NOTHING:
+        spread = _depthwise(total, node, plan.stride if not sources else 1)
+        del total  # what is let go of at once is the next map's memory, still in the cache
+        bias = node.beta if node.gamma is None else None
+        maps[index] = F.conv2d(spread, node.pointwise, bias)
+        del spread
+        found[index] = affines[index] if affines else _batch_norm(maps[index], node, plan.eps)
+        if keep is Keep.NOTHING:
             for source in plan.dag.last_read[index]:
                 maps[source] = None
     output = _mean_of(plan.dag.output_nodes, maps, found)
@@ -296,11 +298,13 @@ class _Backward:
                 found.append(node.gamma.dot(along_scale) + node.beta.dot(along_shift))
             before = self.of_outputs[source]
             weight = None if weights is None else weights[position].to(gradient.dtype)
-            if weight is None:
-                after = gradient if before is None else before.add_(gradient)
+            is_last = source == sources[-1]  # and may take the memory of the node's gradient
+            if before is not None:
+                before.add_(gradient) if weight is None else before.addcmul_(gradient, weight)
+            elif weight is None:
+                self.of_outputs[source] = gradient
             else:
-                after = gradient * weight if before is None else before.addcmul_(gradient, weight)
-            self.of_outputs[source] = after
+                self.of_outputs[source] = gradient.mul_(weight) if is_last else gradient * weight
         return torch.stack(found) if needed else None
 
 
@@ -309,7 +313,11 @@ def _through_conv(gradient, data, weight, mask, stride=1):
     padding, groups = weight.shape[2] // 2, data.shape[1] // weight.shape[1]
     places = ([stride, stride], [padding, padding], [1, 1], False, [0, 0], groups)
     backward = torch.ops.aten.convolution_backward
-    return backward(gradient, data, weight, None, *places, [*mask, False])[:2]
+    of_data, of_weight, _ = backward(gradient, data, weight, None, *places, [*mask, False])
+    if of_weight is not None and of_weight.is_contiguous() and weight.is_contiguous():
+        # They may differ in the strides of dimensions of size 1; torch would copy such a gradient.
+        of_weight = of_weight.as_strided(weight.shape, weight.stride())
+    return of_data, of_weight
 
 
 def _grouped(flat) -> list[NodeTensors]:

@@ -231,7 +231,8 @@ def test_a_trace_is_the_same_function():
 
 
 @pytest.mark.parametrize(
-    ("channels", "width"), [(1, 1), (15, 15), (16, 16), (31, 32), (78, 80), (109, 112), (872, 880)]
+    ("channels", "width"),
+    [(1, 1), (15, 15), (16, 16), (31, 32), (78, 80), (109, 112), (500, 512), (872, 872)],
 )
 def test_widths_are_padded_where_it_costs_little(channels, width):
     assert padded_width(channels) == width

@@ -24,9 +24,10 @@ class RandWireBackbone(Backbone):
         out_features: stages to put out, any of conv1 to conv5; later ones are not built.
         norm: FrozenBN, BN, SyncBN or GN.
         freeze_at: freeze conv1 to conv<freeze_at>, their normalisation included; 0 freezes none.
+        memory: "standard" or "lean", as of `RandWire`.
 
     Raises:
-        UserError: an unknown feature or norm, or a stage to freeze that there is not.
+        UserError: an unknown feature, norm or memory, or a stage to freeze that there is not.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class RandWireBackbone(Backbone):
         out_features: list[str] | tuple[str, ...] = ("conv2", "conv3", "conv4", "conv5"),
         norm: str = "FrozenBN",
         freeze_at: int = 0,
+        memory: str = "standard",
     ):
         super().__init__()
         if norm not in NORMS:
@@ -44,7 +46,12 @@ class RandWireBackbone(Backbone):
             raise UsageError(
                 f"FREEZE_AT {freeze_at!r}: expected 0 (freeze nothing) to {len(spec.stages)}"
             )
-        self.trunk = RandWire(spec, out_features=out_features, norm=lambda c: _make_norm(norm, c))
+        self.trunk = RandWire(
+            spec,
+            out_features=out_features,
+            norm=lambda channels: _make_norm(norm, channels),
+            memory=memory,
+        )
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -81,6 +88,7 @@ def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
         out_features=cfg.MODEL.RANDWIRE.OUT_FEATURES,
         norm=cfg.MODEL.RANDWIRE.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        memory=cfg.MODEL.RANDWIRE.MEMORY,
     )
 
 

@@ -4,7 +4,7 @@ import detectron2.config
 from detectron2.config import CfgNode
 
 from ..config_files import merge_config
-from ..spec_config import add_spec_config
+from ..spec_config import add_memory_config, add_spec_config
 
 
 def add_randwire_config(cfg: CfgNode) -> None:
@@ -16,6 +16,7 @@ def add_randwire_config(cfg: CfgNode) -> None:
     # FrozenBN, BN, SyncBN or GN. GN takes gcd(32, channels) groups, since C need not divide by 32.
     # Stages up to MODEL.BACKBONE.FREEZE_AT are frozen whatever stands here.
     node.NORM = "FrozenBN"
+    add_memory_config(node)
 
 
 def get_cfg() -> CfgNode:
