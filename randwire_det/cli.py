@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from .errors import UserError
+from .errors import UsageError, UserError
 from .generator import GRAPH_MODELS, REGIMES, generate
 from .spec import NetworkSpec
 
@@ -93,6 +93,10 @@ def choose_device(wanted: str, logger: logging.Logger) -> str:
     """`wanted` ("cuda" or "cpu"), or the CPU where there is no CUDA device, and say so."""
     import torch  # the torch-free tools use this module, too
 
+    try:
+        torch.device(wanted)
+    except RuntimeError:
+        raise UsageError(f"device {wanted!r}: expected cuda, cuda:1 or cpu") from None
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No CUDA device is visible: running on the CPU.")
         return "cpu"

@@ -68,6 +68,8 @@ def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -
         has = f"{gpus} GPUs" if gpus else f"no GPU, and {cores} cores for the processes to share"
         raise UsageError(f"--num-gpus {processes}: this machine has {has}")
     threads = max(1, cores // processes)
+    if machines > 1:
+        print(f"machine {machine} of {machines}: waiting for the others at {url}", flush=True)
     store = _meeting_point(url if machines > 1 else "", host_it=machine == 0)
     shared = {
         "WORLD_SIZE": processes * machines,

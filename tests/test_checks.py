@@ -93,12 +93,16 @@ def test_an_output_dir_that_is_a_file_is_named(dataset, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_more_classes_than_outputs_are_refused_and_fewer_are_told(dataset, tmp_path, caplog):
+def test_other_numbers_of_classes_than_outputs(dataset, tmp_path, caplog):
+    """Too few outputs fail in training; too many in the evaluation, once one is detected."""
     fewer = {"MODEL.ROI_HEADS.NUM_CLASSES": 2}
     with pytest.raises(UsageError, match=r"NUM_CLASSES 2, .* 3 classes; set .*NUM_CLASSES 3"):
         check_run(config(dataset, tmp_path, **fewer), resume=False, eval_only=False)
     more = {"MODEL.ROI_HEADS.NUM_CLASSES": 9}
-    check_run(config(dataset, tmp_path, **more), resume=False, eval_only=False)
+    with pytest.raises(UsageError, match=r"NUM_CLASSES 9, .* 3 classes; set .*NUM_CLASSES 3"):
+        check_run(config(dataset, tmp_path, **more), resume=False, eval_only=False)
+    untested = more | {"DATASETS.TEST": "()"}
+    check_run(config(dataset, tmp_path, **untested), resume=False, eval_only=False)
     assert "NUM_CLASSES 9" in caplog.text
 
 
@@ -110,13 +114,25 @@ def test_more_classes_than_outputs_are_refused_and_fewer_are_told(dataset, tmp_p
         ({"SOLVER.CHECKPOINT_PERIOD": 0}, False),
         ({"SOLVER.BASE_LR": -0.1}, False),
         ({"SOLVER.IMS_PER_BATCH": 15, "SOLVER.REFERENCE_WORLD_SIZE": 2}, False),
+        ({"SOLVER.STEPS": "(40000,)", "SOLVER.MAX_ITER": 40000}, False),
+        ({"SOLVER.STEPS": "(5, 3)"}, False),
+        ({"SOLVER.STEPS": "('a',)"}, False),
+        ({"SOLVER.LR_SCHEDULER_NAME": "WarmupFoo"}, False),
+        ({"DATALOADER.SAMPLER_TRAIN": "Foo"}, False),
+        ({"INPUT.FORMAT": "XYZ"}, False),
+        ({"INPUT.MIN_SIZE_TRAIN": "()"}, False),
+        ({"MODEL.PIXEL_STD": "[1.0, 1.0]"}, False),
+        ({"OUTPUT_DIR": ""}, True),
         ({"DATASETS.TRAIN": "()"}, False),
         ({"DATASETS.TEST": "()"}, True),
     ],
 )
 def test_values_that_would_fail_late_are_named(dataset, tmp_path, change, eval_only):
-    with pytest.raises(UsageError, match=next(iter(change))):
+    with pytest.raises(UsageError) as caught:
         check_run(config(dataset, tmp_path, **change), resume=False, eval_only=eval_only)
+    section, _, name = next(iter(change)).rpartition(".")
+    assert section in str(caught.value) and name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -333,6 +333,18 @@ def test_classes_against_the_models_outputs(coco):
     assert (report.fatal, kinds(report.warnings)) == ([], {"spare-outputs": 1})
 
 
+def test_masks_are_missing_where_they_are_learned(coco):
+    del coco.content["annotations"][0]["segmentation"]
+    coco.content["annotations"][2]["segmentation"] = []
+    del coco.content["annotations"][5]["segmentation"]  # of a crowd
+    coco.write()
+    assert coco.check().fatal == []
+    report = coco.check(masks=True)
+    assert kinds(report.fatal) == {"mask-missing": 2}
+    assert "--masks" in report.command
+    assert coco.check(masks=True, training=False).fatal == []
+
+
 def test_the_image_folder_is_missing(coco):
     coco.write()
     coco.images.rename(coco.root / "elsewhere")

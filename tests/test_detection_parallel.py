@@ -11,6 +11,7 @@ import time
 import pytest
 from conftest import REPO, run_python
 from detection_helpers import as_overrides
+from test_parallel import free_port
 from test_train_net import CONFIG, RUN, refused, shapes  # noqa: F401
 
 from randwire_det.checkpoint import load_checkpoint
@@ -50,6 +51,30 @@ def test_both_launchers_train_the_same(shapes, two, tmp_path):  # noqa: F811
     ours, theirs = (load_checkpoint(each / "model_final.pth") for each in (tmp_path, two))
     for name, value in theirs["model"].items():
         assert ours["model"][name].equal(value), name
+
+
+def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):  # noqa: F811
+    """Two machines on this one; their weights would drift apart without a word."""
+    url = f"tcp://127.0.0.1:{free_port()}"
+    processes = []
+    for machine, rate in enumerate([0.001, 0.002]):
+        keys = as_overrides(RUN | {"SOLVER.BASE_LR": rate, "OUTPUT_DIR": tmp_path})
+        command = [TOOL, "--num-machines", "2", "--machine-rank", str(machine), "--dist-url", url]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *command, "--config-file", CONFIG, *keys],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"DETECTRON2_DATASETS": str(shapes), "OMP_NUM_THREADS": "1"},
+            )
+        )
+    told = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    errors = "".join(err for _, err in told)
+    assert errors.count("error: ") == 1
+    assert "SOLVER.BASE_LR (0.001 and 0.002)" in errors
+    assert f"waiting for the others at {url}" in told[0][0]
 
 
 def test_two_processes_evaluate_as_one(shapes, two, tmp_path):  # noqa: F811

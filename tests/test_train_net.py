@@ -187,6 +187,7 @@ def test_weights_of_another_seed_are_refused(shapes, trained, tmp_path):
         ((), {"MODEL.RANDWIRE.K": 3}, 2, ["K=3", "even"]),
         (("--eval-only",), {}, 2, ["--eval-only", "MODEL.WEIGHTS"]),
         (("--num-gpus", "4096"), {}, 2, ["--num-gpus 4096"]),
+        ((), {"MODEL.DEVICE": "gpu"}, 2, ["device 'gpu'", "cuda"]),
         ((), {"DATASETS.TRAIN": "('coco_2018_train',)"}, 2, ["coco_2018_train"]),
         ((), {"DATASETS.TRAIN": "('coco_2017_train',)"}, 1, ["DETECTRON2_DATASETS"]),
         ((), {"DATASETS.COCO": "[['shapes', 'gone.json', 'images']]"}, 1, ["gone.json"]),

@@ -35,6 +35,7 @@ def parse_args():
         help="what --json is for: tests need other keys than training (default: train)",
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="of the model, with --json")
+    parser.add_argument("--masks", action="store_true", help="masks are learned, too; with --json")
     parser.add_argument(
         "--config-file",
         metavar="YAML",
@@ -46,7 +47,13 @@ def parse_args():
         "opts", nargs="*", metavar="KEY VALUE", help="config keys and values, with --config-file"
     )
     args = parser.parse_intermixed_args()
-    single = [args.json, args.images, args.num_classes, getattr(args, "use", None)]
+    single = [
+        args.json,
+        args.images,
+        args.num_classes,
+        getattr(args, "use", None),
+        args.masks or None,
+    ]
     if args.config_file is None:
         if args.json is None or args.images is None or args.opts:
             parser.error("expected --json FILE and --images DIR, or --config-file YAML [KEY VALUE]")
@@ -68,6 +75,7 @@ def main():
                 args.images,
                 training=training,
                 num_classes=args.num_classes,
+                masks=args.masks,
                 images=depth,
             )
         ]

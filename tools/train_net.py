@@ -21,6 +21,7 @@ from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.processes import introduce
 from randwire_det.detection.results import report_evaluation
 from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer, evaluate
+from randwire_det.detection.values import check_same_config
 from randwire_det.launch import launch, restarted, told_once
 from randwire_det.parallel import World, joined
 
@@ -41,6 +42,7 @@ def build_config(args):
 def train_or_test(args, cfg, world: World) -> None:
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
     resuming = args.resume or restarted()
+    world.together(lambda: check_same_config(cfg, world))
     weights = world.together(lambda: check_run(cfg, resume=resuming, eval_only=args.eval_only))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="randwire_det")
     world.first_does(lambda: check_data(cfg, eval_only=args.eval_only))

@@ -24,6 +24,7 @@ from ..spec_config import spec_from_config
 from .checkpointer import check_fits, newest_checkpoint, preprocessing_from_config
 from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
 from .datasets import check_datasets
+from .values import check_values, value_of
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
@@ -40,7 +41,6 @@ READERS = {
     "ProposalNetwork": ("MODEL.RPN",),
     "RetinaNet": ("MODEL.RETINANET",),
 }
-LOWEST = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
 
 
 def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
@@ -52,16 +52,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
     Raises:
         UserError: names the value, what was expected and how to mend it.
     """
-    for key, lowest in LOWEST.items():
-        section, name = key.split(".")
-        if cfg[section][name] < lowest:
-            raise UsageError(f"{key} {cfg[section][name]}: expected {lowest} or more")
-    if not cfg.SOLVER.BASE_LR > 0:
-        raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR}: expected a number above 0")
-    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
-        raise UsageError(
-            f"SOLVER.EMA_DECAY {cfg.SOLVER.EMA_DECAY}: expected a number from 0 to below 1"
-        )
+    check_values(cfg)
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, current_world().size
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE or processes
     if not eval_only and batch % reference:
@@ -80,7 +71,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
             raise UsageError(f"DATASETS.{key} is empty: name at least one data set")
         check_datasets(names)
         for name in names:
-            _check_classes(cfg, name)
+            _check_classes(cfg, name, tested=key == "TEST")
     path = _start(cfg, resume)
     if eval_only and not path:
         raise UsageError(
@@ -95,7 +86,9 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}") from None
+        raise UserError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}; set it to a folder that can be made"
+        ) from None
     return path
 
 
@@ -106,7 +99,7 @@ def check_model(cfg: CfgNode) -> None:
         UsageError: there is no such part, or no such feature.
     """
     for key, registry in REGISTRIES.items():
-        name = _value(cfg, key)
+        name = value_of(cfg, key)
         if name not in registry and name != "PrecomputedProposals":  # stands in no registry
             known = sorted(each for each, _ in registry)
             close = difflib.get_close_matches(name, known, n=1)
@@ -115,7 +108,7 @@ def check_model(cfg: CfgNode) -> None:
     with torch.device("meta"):
         features = list(build_backbone(cfg).output_shape())
     for key in READERS.get(cfg.MODEL.META_ARCHITECTURE, ()):
-        read = list(_value(cfg, key).IN_FEATURES)
+        read = list(value_of(cfg, key).IN_FEATURES)
         if not read or not set(read) <= set(features):
             raise UsageError(
                 f"{key}.IN_FEATURES {read}: expected some of {features}, which the backbone"
@@ -160,19 +153,14 @@ def _start(cfg: CfgNode, resume: bool) -> str:
         raise UserError(f"MODEL.WEIGHTS {weights} cannot be fetched: {reason}") from None
 
 
-def _value(cfg: CfgNode, key: str):
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
-def _check_classes(cfg: CfgNode, name: str) -> None:
-    """A class past the last output fails in mid-run, on a GPU without a reason."""
+def _check_classes(cfg: CfgNode, name: str, tested: bool) -> None:
+    """A class past the last output fails in mid-run, on a GPU without a reason; an output past the
+    last class in the evaluation, once it is detected."""
     key, outputs = number_of_outputs(cfg)
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None or len(classes) == outputs:
         return
     problem = f"{key} {outputs}, but data set {name!r} has {len(classes)} classes"
-    if len(classes) > outputs:
+    if len(classes) > outputs or (tested and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork"):
         raise UsageError(f"{problem}; set {key} {len(classes)}")
     logger.warning(problem)

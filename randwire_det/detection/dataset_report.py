@@ -54,6 +54,8 @@ FATAL = {
     "box-negative": "detectron2 would mirror the box: write its upper left corner, width, height",
     "boxes-relative": "boxes are in pixels, not shares of the image",
     "ignore-flag": 'detectron2 stops on "ignore": write "iscrowd": 1 or remove the annotation',
+    "mask-missing": "masks are learned (MODEL.MASK_ON), so that every annotation takes a"
+    " segmentation: add them, or set MODEL.MASK_ON False",
     "segmentation-malformed": "a segmentation is a list of polygons [x, y, x, y, ...] or an RLE"
     ' with "size" and "counts"; remove it where only boxes are learned',
     "evaluation-keys": 'the evaluation reads "area" (a number) and "iscrowd" (0 or 1) of every'
@@ -106,6 +108,7 @@ class Report:
     training: bool
     images: str
     num_classes: int | None
+    masks: bool
     fatal: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class Report:
         words = ["--json", self.json_file, "--images", self.image_root]
         words += [] if self.training else ["--for", "test"]
         words += [] if self.num_classes is None else ["--num-classes", str(self.num_classes)]
+        words += ["--masks"] if self.masks else []
         words += ["--decode"] if self.images == "decode" else []
         return f"python tools/check_dataset.py {shlex.join(words)}"
 
@@ -169,6 +173,7 @@ def check_dataset(
     *,
     training: bool,
     num_classes: int | None = None,
+    masks: bool = False,
     images: str = "headers",
 ) -> Report:
     """Look through a COCO-format data set as detectron2 would read it.
@@ -176,12 +181,13 @@ def check_dataset(
     Args:
         training: for training, or else for evaluation, which needs more keys and fewer images.
         num_classes: how many classes the model tells apart; None leaves that out.
+        masks: whether the model learns masks, too.
         images: "none" (that the files are there), "headers" (their sizes, too) or "decode" (every
             pixel: finds truncated files, takes as long as reading the set once).
     """
     if images not in IMAGE_CHECKS:
         raise UsageError(f"images {images!r}: expected one of {', '.join(IMAGE_CHECKS)}")
-    report = Report(str(json_file), str(image_root), training, images, num_classes)
+    report = Report(str(json_file), str(image_root), training, images, num_classes, masks)
     there = PathManager.isdir(report.image_root or ".")
     if not there:
         report.add("image-folder-missing", report.image_root)
@@ -201,6 +207,10 @@ def check_dataset(
     usable = counts.pop("usable")
     sizes = {"images": len(entries), "annotations": len(annotations), "categories": len(categories)}
     report.counts = sizes | counts
+    for annotation in annotations if training and masks else ():
+        whole = not isinstance(annotation, dict) or annotation.get("iscrowd")
+        if not whole and not annotation.get("segmentation"):
+            report.add("mask-missing", f"annotation {short(annotation.get('id'))}")
     if not entries:
         report.add("no-images", '"images" is empty')
     if training and not usable:
@@ -257,7 +267,13 @@ def check_configured_datasets(
                 continue
             _, outputs = number_of_outputs(cfg)
             reports.append(
-                check_dataset(*files, training=key == "TRAIN", num_classes=outputs, images=images)
+                check_dataset(
+                    *files,
+                    training=key == "TRAIN",
+                    num_classes=outputs,
+                    masks=cfg.MODEL.MASK_ON,
+                    images=images,
+                )
             )
     for test in (report for report in reports if not report.training):
         for train in (report for report in reports if report.training):

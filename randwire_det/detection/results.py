@@ -20,7 +20,6 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation.testing import flatten_results_dict
 
 from ..checkpoint import load_checkpoint, replace_file
 from ..errors import UserError
@@ -30,6 +29,7 @@ from ..spread import aligned
 from ..table5 import VERSION, WRITTEN, read_record
 from .checks import builds_randwire
 from .paper import detector_name, network_name, paper_row
+from .values import flat
 
 logger = logging.getLogger(__name__)
 RANDWIRE = "MODEL.RANDWIRE."
@@ -155,9 +155,9 @@ def _as_trained(cfg: CfgNode, weights: str) -> CfgNode:
         return cfg
     if not isinstance(theirs, dict):  # files from before they held a config
         return cfg
-    trained, ours = cfg.clone(), _flat(cfg)
+    trained, ours = cfg.clone(), flat(cfg)
     own = ("DATASETS.COCO", *spec_keys(RANDWIRE))  # the weights fit this wiring, whatever its keys
-    for key, value in _flat(theirs).items():
+    for key, value in flat(theirs).items():
         if key in ours and "TEST" not in key and key not in own:
             *path, last = key.split(".")
             node = trained
@@ -174,7 +174,7 @@ def _settings(cfg: CfgNode) -> dict:
     settings = {
         # JSON has no infinity, which is a norm to clip gradients by.
         key: str(value) if isinstance(value, float) and math.isinf(value) else value
-        for key, value in _flat(cfg).items()
+        for key, value in flat(cfg).items()
         if not key.startswith(left_out) and key not in in_spec
     }
     # From random weights or from others: from which others, a path does not tell.
@@ -185,10 +185,6 @@ def _settings(cfg: CfgNode) -> dict:
         settings |= wiring_settings(spec, RANDWIRE)
         seeds["wiring"] = [spec.provenance.get("seed"), spec.digest]
     return {"seeds": seeds, "config": settings}
-
-
-def _flat(node: dict) -> dict:
-    return {key.replace("/", "."): value for key, value in flatten_results_dict(node).items()}
 
 
 def _tasks(results: dict) -> dict:
