@@ -1,0 +1,108 @@
+"""Times of cases taken in turn, the fastest product the hardware does, and peaks of memory."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from ..errors import UserError
+
+
+class Timing(NamedTuple):
+    """Seconds of one call, over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+
+def interleaved(
+    cases: dict[str, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[str, Timing]:
+    """Every case once a round, so that whatever slows the machine down meets all of them.
+
+    A first round, in which memory is taken and kernels are chosen, does not count.
+    """
+    seconds = {name: [] for name in cases}
+    for number in range(rounds + 1):
+        for name, call in cases.items():
+            took = _seconds(call, device)
+            if number:
+                seconds[name].append(took)
+    return {
+        name: Timing(statistics.median(each), min(each), max(each))
+        for name, each in seconds.items()
+    }
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    if not device.startswith("cuda"):
+        begun = time.perf_counter()
+        call()
+        return time.perf_counter() - begun
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    call()
+    ended.record()
+    ended.synchronize()
+    return begun.elapsed_time(ended) / 1000
+
+
+def products(device: str) -> dict[str, tuple[Callable[[], object], float]]:
+    """Large fp32 products, as call and multiply-adds: the best rate stands for the hardware."""
+    found = {}
+    for size in (2048, 4096):
+        one, other = torch.randn(2, size, size, device=device)
+        found[f"{size} x {size} matrix product"] = (lambda a=one, b=other: a @ b, size**3)
+    for channels, size in ((224, 28), (448, 14), (512, 28)):
+        data = torch.randn(8, channels, size, size, device=device)
+        data = data.contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(channels, channels, 1, 1, device=device)
+        call = torch.no_grad()(lambda d=data, w=weight: torch.nn.functional.conv2d(d, w))
+        macs = 8 * size**2 * channels**2
+        found[f"1x1 convolution, {channels} channels, {size} x {size}"] = (call, macs)
+    return found
+
+
+def peak_memory(case: str, **settings) -> int:
+    """Bytes that a training step of a case takes at its peak, in a process of its own.
+
+    Counted from before the model is built: weights, gradients and maps. On the CPU it is the
+    process' resident memory.
+
+    Raises:
+        UserError: the process failed, for lack of memory mostly.
+    """
+    command = [sys.executable, "-m", "randwire_det.benchmark.peak", case, json.dumps(settings)]
+    # Else glibc keeps what was let go of, and its holes count as the network's.
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise UserError(f"the peak of {case} could not be measured: {last}")
+    return json.loads(done.stdout.splitlines()[-1])["bytes"]
+
+
+def exponent(sizes: list[float], values: list[float]) -> float:
+    """b of the least-squares fit values = a * sizes ** b."""
+    x, y = (torch.tensor(each, dtype=torch.float64).log() for each in (sizes, values))
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
+
+
+def specs_generated(seconds: float) -> Iterator[float]:
+    """Seconds of every C=109 network sampled and counted within a time, seeds from 1."""
+    from ..complexity import complexity
+    from ..generator import generate
+
+    end, seed = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        seed, begun = seed + 1, time.perf_counter()
+        complexity(generate("ws", seed=seed, regime="regular", channels=109, k=4, p=0.75))
+        yield time.perf_counter() - begun

@@ -1,0 +1,120 @@
+"""The networks that are measured, by name, and what is done with them."""
+
+import types
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from ..generator import generate
+from ..network import RandWireClassifier
+from ..stages import RandomStage
+
+BASELINES = {"ResNet-50": "resnet50", "ResNeXt-50 32x4d": "resnext50_32x4d"}
+RANDWIRE, LEAN, PLAIN = "RandWire", "RandWire, lean memory", "RandWire, node by node"
+DETECTORS = {
+    "Faster R-CNN, R50-FPN": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+    "Faster R-CNN, RandWire": "faster_rcnn_randwire_c109.yaml",
+    "Faster R-CNN, RandWire, lean memory": "faster_rcnn_randwire_c109.yaml",
+}
+
+
+def classifier(name: str, channels: int = 109, nodes: int = 32, seed: int = 1) -> nn.Module:
+    """A classifier in channels-last, by its name above; WS(4, 0.75), regular regime.
+
+    Args:
+        channels, nodes, seed: of a RandWire.
+    """
+    if name in BASELINES:
+        return torchvision.models.get_model(BASELINES[name]).to(memory_format=torch.channels_last)
+    spec = generate("ws", seed=seed, regime="regular", channels=channels, nodes=nodes, k=4, p=0.75)
+    model = RandWireClassifier(spec, memory="lean" if name == LEAN else "standard")
+    if name == PLAIN:
+        for stage in model.modules():
+            if isinstance(stage, RandomStage):
+                stage.forward = types.MethodType(_node_by_node, stage)
+    return model
+
+
+def _node_by_node(stage: RandomStage, x: Tensor, keep=None) -> Tensor:
+    return stage.node_by_node(x[:, : stage.in_channels])
+
+
+def images(batch: int, size: int, device: str) -> Tensor:
+    """Normalised images of noise (B, 3, size, size), channels-last."""
+    return torch.randn(batch, 3, size, size, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def calibrate(model: nn.Module, x: Tensor, batches: int = 3) -> None:
+    """Give BN statistics: without, activations vanish, and denormals take ten times as long."""
+    model.train()
+    with torch.no_grad():
+        for _ in range(batches):
+            model(x)
+
+
+def forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Inference, in eval mode."""
+    model.eval()
+
+    def call():
+        with torch.no_grad():
+            return model(x)
+
+    return call
+
+
+def training_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Forward and backward of a loss, in training mode; gradients are made anew each time."""
+    model.train()
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def call():
+        model.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(model(x), labels).backward()
+
+    return call
+
+
+def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
+    """Forward and backward of a detector with FrozenBN and FREEZE_AT 2, on images of noise.
+
+    Args:
+        name: of `DETECTORS`.
+    """
+    from detectron2.model_zoo import get_config_file
+    from detectron2.modeling import build_model
+    from detectron2.structures import Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    from ..config_files import merge_config
+    from ..detection.config import get_cfg
+
+    cfg, file = get_cfg(), DETECTORS[name]
+    keys = ["MODEL.RANDWIRE.MEMORY", "lean" if "lean" in name else "standard"]
+    merge_config(
+        cfg,
+        get_config_file(file) if "/" in file else file,
+        ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "MODEL.BACKBONE.FREEZE_AT", "2", *keys],
+    )
+    model = build_model(cfg).train()
+    inputs = []
+    for _ in range(batch):
+        instances = Instances((size, size))
+        corners = torch.rand(10, 2) * size / 2
+        instances.gt_boxes = Boxes(
+            torch.cat([corners, corners + 20 + torch.rand(10, 2) * size / 3], 1)
+        )
+        instances.gt_classes = torch.arange(10)
+        image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+        inputs.append({"image": image, "instances": instances, "height": size, "width": size})
+
+    def call():
+        model.zero_grad(set_to_none=True)
+        with EventStorage():
+            sum(model(inputs).values()).backward()
+
+    return call

@@ -1,0 +1,71 @@
+"""tools/benchmark.py: what it prints is of what it says; no figure of this machine is held to."""
+
+import json
+import math
+
+import pytest
+from conftest import assert_refused, run_tool
+
+from randwire_det.benchmark import measure
+
+SMALL = ["--rounds", 1, "--batch", 2, "--size", 64, "--channels", 16, "--threads", 1]
+
+
+def run(*args):
+    done = run_tool("benchmark.py", *SMALL, "--device", "cpu", *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_times_are_ratios_to_resnet50():
+    result = json.loads(run("--what", "forward,train,build", "--json"))
+    assert "torch" in result["machine"] and "C=16" in result["machine"]["settings"]
+    for what in ("forward", "train"):
+        rows = result[what]["rows"]
+        base = rows["ResNet-50"]["seconds"]
+        assert base > 0 and {"RandWire", "RandWire, node by node"} < rows.keys()
+        for row in rows.values():
+            assert row["ratio"] == pytest.approx(row["seconds"] / base)
+            assert row["least"] <= row["seconds"] <= row["most"]
+    assert result["forward"]["rows"]["RandWire"]["over_limit"] > 0
+    assert result["build"]["specs_generated_and_counted_per_second"] > 0
+
+
+def test_the_peak_of_lean_memory_is_lower():
+    settings = {"batch": 8, "size": 128, "channels": 32, "threads": 1}
+    peaks = {
+        name: measure.peak_memory(f"RandWire{name}", **settings)
+        for name in ("", ", lean memory", ", node by node")
+    }
+    assert peaks[", lean memory"] < peaks[""] < peaks[", node by node"]
+
+
+def test_a_peak_that_cannot_be_measured_is_told():
+    with pytest.raises(measure.UserError, match="the peak of VGG"):
+        measure.peak_memory("VGG", batch=1, size=32)
+
+
+def test_each_case_runs_once_a_round_in_turn():
+    order = []
+    cases = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    timings = measure.interleaved(cases, rounds=2)
+    assert "".join(order) == "ababab"  # the first round is not counted
+    assert timings.keys() == cases.keys()
+
+
+def test_the_exponent_of_a_power_is_found():
+    sizes = [1, 2, 4, 8]
+    assert math.isclose(measure.exponent(sizes, [3 * size**1.5 for size in sizes]), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("args", "fragments"),
+    [
+        (["--what", "forwards"], ["--what forwards", "forward"]),
+        (["--rounds", 0], ["--rounds 0", "1 or more"]),
+    ],
+)
+def test_bad_usage_is_told(args, fragments):
+    done = run_tool("benchmark.py", *args)
+    assert_refused(done, *fragments)
+    assert done.returncode == 2
