@@ -29,6 +29,9 @@ def told_once(call: Callable[[], Result]) -> Result:
         return call()
     except UserError as error:
         if int(os.environ.get("RANK", 0)) > 0:
+            # torchrun ends the others at the first that leaves, which must not be this one: the
+            # first process would be cut short before it has spoken.
+            time.sleep(GRACE)
             sys.exit(error.exit_status)
         raise
 

@@ -112,9 +112,27 @@ def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
         image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
         inputs.append({"image": image, "instances": instances, "height": size, "width": size})
 
+    _calibrate_frozen(model, inputs)
+
     def call():
         model.zero_grad(set_to_none=True)
         with EventStorage():
             sum(model(inputs).values()).backward()
 
     return call
+
+
+def _calibrate_frozen(model: nn.Module, inputs: list[dict]) -> None:
+    """As `calibrate`: a frozen BN of the backbone takes the statistics of what it first sees."""
+
+    def take(norm, arguments):
+        (data,) = arguments
+        norm.running_mean.copy_(data.mean((0, 2, 3)))
+        norm.running_var.copy_(data.var((0, 2, 3)))
+
+    norms = [each for each in model.modules() if type(each).__name__ == "FrozenBatchNorm2d"]
+    handles = [norm.register_forward_pre_hook(take) for norm in norms]
+    with torch.no_grad():
+        model.backbone(model.preprocess_image(inputs).tensor)
+    for handle in handles:
+        handle.remove()

@@ -17,6 +17,7 @@ def add_randwire_config(cfg: CfgNode) -> None:
     # Stages up to MODEL.BACKBONE.FREEZE_AT are frozen whatever stands here.
     node.NORM = "FrozenBN"
     add_memory_config(node)
+    node.MEMORY = "lean"  # under a frozen BN it takes hardly more time
 
 
 def get_cfg() -> CfgNode:
