@@ -9,6 +9,8 @@ from .nodes import Node, Norm
 from .spec import StageSpec
 from .wiring import Keep, NodeTensors, Plan, RandomWiring, run
 
+PART_BYTES = 3_000_000  # of one map; half and twice as much do about as well
+
 
 class ConvStage(Fusable):
     """A single convolution as a stage: Conv-BN for conv1, ReLU-Conv-BN after it (Table 1)."""
@@ -61,7 +63,9 @@ class RandomStage(Fusable):
         if self.fused is not None and not recording:
             tensors = [node.tensors() for node in self.fused]
             x = _padded(x, padded_width(self.in_channels)).to(tensors[0].depthwise.dtype)
-            return run(self._plan(), x, tensors)[0]
+            return self._by_parts(x, tensors)
+        if recording and torch.compiler.is_compiling() and x.device.type == "cpu":
+            return self._uncompiled(x, keep)
         # A tracer looks for plain operations, and differentiates them itself.
         traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
         if (traced and recording) or not all(node.is_plain() for node in self.nodes):
@@ -71,6 +75,14 @@ class RandomStage(Fusable):
             dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             return self._at_once(x.to(dtype), keep if recording else None)
+
+    @torch.compiler.disable
+    def _uncompiled(self, x: Tensor, keep: Keep) -> Tensor:
+        """`forward` as it is in a training step of torch.compile on the CPU.
+
+        What its compiler makes of a stage there takes minutes to make, and is slower.
+        """
+        return self(x, keep)
 
     def is_trained(self) -> bool:
         return any(each.requires_grad for each in self.parameters())
@@ -89,6 +101,8 @@ class RandomStage(Fusable):
             node.tensors(self.width if sources else x.shape[1], self.width, x.dtype)
             for node, sources in zip(self.nodes, self.dag.predecessors, strict=True)
         ]
+        if keep is None and not any(node.takes_batch_statistics for node in self.nodes):
+            return self._by_parts(x, tensors)
         if keep is None:
             output, _, _, affines = run(self._plan(), x, tensors)
         else:
@@ -98,6 +112,20 @@ class RandomStage(Fusable):
         for node, affine in zip(self.nodes, affines, strict=True):
             node.record_statistics(affine)
         return output
+
+    def _by_parts(self, x: Tensor, tensors: list[NodeTensors]) -> Tensor:
+        """Inference of a few images after another, so that a stage's maps stay in a CPU's caches.
+
+        What is let go of is then small enough, too, for the next map to take its place: the system
+        would clear memory anew for a large one, which costs as much as a depthwise convolution.
+        """
+        plan, parts = self._plan(), 1
+        if x.device.type == "cpu" and not torch.jit.is_tracing():
+            map_bytes = self.width * x[:, 0].numel() // self.stride**2 * x.element_size()
+            parts = min(len(x), -(-map_bytes // PART_BYTES))
+        if parts <= 1:
+            return run(plan, x, tensors)[0]
+        return torch.cat([run(plan, part, tensors)[0] for part in x.chunk(parts)])
 
     def _plan(self) -> Plan:
         return Plan(self.dag, self.stride, self.nodes[0].norm.eps)

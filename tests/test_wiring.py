@@ -22,7 +22,10 @@ from test_network import (
 )
 from torch import nn
 
+from randwire_det import stages
+from randwire_det.benchmark.networks import node_by_node
 from randwire_det.errors import UserError
+from randwire_det.generator import generate
 from randwire_det.network import RandWire, RandWireClassifier
 from randwire_det.stages import RandomStage, padded_width
 
@@ -31,22 +34,6 @@ WIDE = NETWORKS["padded widths"][1]
 
 def parts_of(trunk, image):
     return dict(trunk.named_parameters()) | {"image": image}
-
-
-def node_by_node(trunk, monkeypatch):
-    """A copy of the trunk, and a way to run it by torch's own modules."""
-    plain = copy.deepcopy(trunk)
-
-    def run(image):
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                RandomStage,
-                "forward",
-                lambda stage, x, keep=None: stage.node_by_node(x[:, : stage.in_channels]),
-            )
-            return plain(image)
-
-    return plain, run
 
 
 @pytest.fixture
@@ -147,15 +134,15 @@ def test_single_stages_in_eval_mode(generator, memory):
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_running_statistics_by_every_momentum(momentum, monkeypatch):
+def test_running_statistics_by_every_momentum(momentum):
     trunk = build(WIDE)
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
-    plain, run = node_by_node(trunk, monkeypatch)
+    plain = node_by_node(copy.deepcopy(trunk))
     for _ in range(3):
         image = random_image()
-        trunk(image), run(image)
+        trunk(image), plain(image)
     assert_close(
         {name: each.double() for name, each in trunk.named_buffers()},
         {name: each.double() for name, each in plain.named_buffers()},
@@ -281,6 +268,39 @@ def test_a_fused_classifier_and_its_end():
             before = classifier.eval()(image)
             stage.norm.weight.mul_(2)
             assert not torch.equal(classifier(image), before)
+
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["eval", "fused"])
+@pytest.mark.parametrize("part_bytes", [1, 3000, 10**9])
+def test_inference_by_parts_of_the_batch_changes_nothing(fuse, part_bytes, monkeypatch):
+    monkeypatch.setattr(stages, "PART_BYTES", part_bytes)
+    trunk = build(WIDE, training=False, out_features=EVERY_STAGE)
+    plain = node_by_node(copy.deepcopy(trunk))
+    image = random_image(3)  # a batch that parts of two do not divide
+    with torch.no_grad():
+        assert_close((trunk.fuse() if fuse else trunk)(image), plain(image))
+
+
+@torch.no_grad()
+def test_compiled_inference_is_the_same_function_for_every_batch(monkeypatch):
+    monkeypatch.setattr(stages, "PART_BYTES", 1)
+    # The least network, since compiling takes seconds a node.
+    spec = generate("er", seed=1, regime="small", channels=8, nodes=2, p=1.0)
+    trunk = build(spec, torch.float32, training=False).fuse()
+    plain = node_by_node(copy.deepcopy(trunk))
+    compiled = torch.compile(trunk)
+    for batch in (2, 3):
+        image = random_image(batch, 32, 32, torch.float32)
+        assert_close(compiled(image), plain(image))
+
+
+@torch.no_grad()
+def test_batch_statistics_without_a_gradient_are_those_of_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(stages, "PART_BYTES", 1)
+    trunk = build(WIDE, training=True, out_features=EVERY_STAGE)
+    plain = node_by_node(copy.deepcopy(trunk))
+    image = random_image(3)
+    assert_close(trunk(image), plain(image))
 
 
 def test_bfloat16_maps_come_from_bfloat16_arithmetic():

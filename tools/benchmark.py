@@ -109,7 +109,7 @@ def forward(args) -> dict:
     cases = {name: networks.forward(model, x) for name, model in models.items()}
     if args.compile:
         for name in ("ResNet-50", "RandWire, fuse()"):
-            cases[f"{name}, compiled"] = networks.forward(compiled(models[name]), x)
+            cases[f"{name}, compiled"] = networks.compiled_forward(models[name], x)
     products = measure.products(args.device)
     timings = measure.interleaved(
         cases | {name: call for name, (call, _) in products.items()}, args.rounds, args.device
@@ -122,19 +122,6 @@ def forward(args) -> dict:
         if name.startswith("RandWire"):
             row["over_limit"] = row["seconds"] * best / macs
     return {"rows": rows, "best_product": {"multiply_adds_per_second": best, "of": rates}}
-
-
-def compiled(model):
-    """By torch.compile, with the weights for constants."""
-    import torch
-
-    def run(x):
-        with torch._inductor.config.patch(freezing=True):
-            return program(x)
-
-    program = torch.compile(model.eval())
-    run.eval = lambda: run
-    return run
 
 
 def calibrated(name: str, args, x):
@@ -182,7 +169,7 @@ def _bytes(peaks: dict, baseline: str) -> dict:
 
 
 def detect(args) -> dict:
-    """A training step of Faster R-CNN, FrozenBN, FREEZE_AT 2, 2 images of 512 x 512."""
+    """A training step of Faster R-CNN, C=109, FrozenBN, FREEZE_AT 2, 2 images of 512 x 512."""
     from randwire_det.benchmark import measure, networks
 
     cases = {name: networks.detection_step(name, args.device) for name in networks.DETECTORS}
@@ -210,7 +197,7 @@ def build(args) -> dict:
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
         for _ in range(3)
     ]
-    specs = list(measure.specs_generated(3.0))
+    specs = list(measure.specs_generated(3.0, args.channels))
     return {
         "import_generate_build_seconds": sorted(seconds)[1],
         "specs_generated_and_counted_per_second": len(specs) / sum(specs),

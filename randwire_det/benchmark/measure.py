@@ -96,13 +96,13 @@ def exponent(sizes: list[float], values: list[float]) -> float:
     return float((x * y).sum() / (x * x).sum())
 
 
-def specs_generated(seconds: float) -> Iterator[float]:
-    """Seconds of every C=109 network sampled and counted within a time, seeds from 1."""
+def specs_generated(seconds: float, channels: int) -> Iterator[float]:
+    """Seconds of every WS(4, 0.75) network sampled and counted within a time, seeds from 1."""
     from ..complexity import complexity
     from ..generator import generate
 
     end, seed = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         seed, begun = seed + 1, time.perf_counter()
-        complexity(generate("ws", seed=seed, regime="regular", channels=109, k=4, p=0.75))
+        complexity(generate("ws", seed=seed, regime="regular", channels=channels, k=4, p=0.75))
         yield time.perf_counter() - begun
