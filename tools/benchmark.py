@@ -61,10 +61,15 @@ def main():
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     result = {"machine": machine(args)}
+    if not args.json:
+        print("\n".join(f"{key}: {value}" for key, value in result["machine"].items()))
     for what in args.what:
         print(f"measuring {what} ...", file=sys.stderr)
         result[what] = globals()[what](args)
-    print(json.dumps(result, indent=1) if args.json else as_text(result))
+        if not args.json:
+            print("\n".join(as_text(what, result[what])), flush=True)
+    if args.json:
+        print(json.dumps(result, indent=1))
 
 
 def machine(args) -> dict:
@@ -213,7 +218,8 @@ def growth(args) -> dict:
         cases = {}
         for value in values:
             at = GROWTH_AT | {axis: value}
-            model = networks.classifier(networks.RANDWIRE, at["channels"], at["nodes"])
+            # K=2, since conv2 has but four of eight nodes
+            model = networks.classifier(networks.RANDWIRE, at["channels"], at["nodes"], k=2)
             x = networks.images(at["batch"], at["size"], args.device)
             cases[value] = networks.training_step(model.to(args.device), x)
         timings = measure.interleaved(cases, args.rounds, args.device)
@@ -283,15 +289,12 @@ def table(timings: dict, baseline: str) -> dict:
     }
 
 
-def as_text(result: dict) -> str:
-    lines = [f"{key}: {value}" for key, value in result.pop("machine").items()]
-    for what, content in result.items():
-        lines += ["", what]
-        for name, row in content.pop("rows", {}).items():
-            cells = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
-            lines.append(f"  {name:38s} {cells}")
-        lines += [f"  {key}: {_short(value)}" for key, value in content.items()]
-    return "\n".join(lines)
+def as_text(what: str, content: dict) -> list[str]:
+    lines = ["", what]
+    for name, row in content.get("rows", {}).items():
+        cells = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
+        lines.append(f"  {name:38s} {cells}")
+    return lines + [f"  {key}: {_short(each)}" for key, each in content.items() if key != "rows"]
 
 
 def _short(value) -> str:

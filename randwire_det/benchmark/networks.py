@@ -20,15 +20,15 @@ DETECTORS = {
 }
 
 
-def classifier(name: str, channels: int = 109, nodes: int = 32, seed: int = 1) -> nn.Module:
-    """A classifier in channels-last, by its name above; WS(4, 0.75), regular regime.
+def classifier(name: str, channels: int = 109, nodes: int = 32, k: int = 4) -> nn.Module:
+    """A classifier in channels-last, by its name above; WS(k, 0.75) seed 1, regular regime.
 
     Args:
-        channels, nodes, seed: of a RandWire.
+        channels, nodes, k: of a RandWire.
     """
     if name in BASELINES:
         return torchvision.models.get_model(BASELINES[name]).to(memory_format=torch.channels_last)
-    spec = generate("ws", seed=seed, regime="regular", channels=channels, nodes=nodes, k=4, p=0.75)
+    spec = generate("ws", seed=1, regime="regular", channels=channels, nodes=nodes, k=k, p=0.75)
     model = RandWireClassifier(spec, memory="lean" if name == LEAN else "standard")
     return node_by_node(model) if name == PLAIN else model
 
