@@ -244,6 +244,8 @@ def plot_growth(found: dict, path: str) -> None:
         axis.loglog(list(each["seconds"]), list(each["seconds"].values()), "o-")
         axis.set_title(f"{name}: exponent {each['exponent']:.2f}")
         axis.set_xlabel(name)
+        axis.set_xticks(list(each["seconds"]), [str(value) for value in each["seconds"]])
+        axis.minorticks_off()
         axis.grid(which="both", alpha=0.3)
     axes[0].set_ylabel("training step, seconds")
     figure.tight_layout()
