@@ -245,7 +245,7 @@ def plot_growth(found: dict, path: str) -> None:
         axis.set_title(f"{name}: exponent {each['exponent']:.2f}")
         axis.set_xlabel(name)
         axis.set_xticks(list(each["seconds"]), [str(value) for value in each["seconds"]])
-        axis.minorticks_off()
+        axis.set_xticks([], minor=True)
         axis.grid(which="both", alpha=0.3)
     axes[0].set_ylabel("training step, seconds")
     figure.tight_layout()
