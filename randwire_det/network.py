@@ -90,7 +90,9 @@ class RandWire(nn.Module):
         stages = {name: getattr(self, name) for name in self.stage_names}
         stages = {name: each for name, each in stages.items() if isinstance(each, RandomStage)}
         if self.memory == "standard":
-            return dict.fromkeys(stages, (Keep.SUMS_AND_MAPS,))
+            # The late stages' maps are small: one more of each node costs little memory.
+            late = {name: (Keep.CONVOLUTIONS,) for name in stages if name in ("conv4", "conv5")}
+            return dict.fromkeys(stages, (Keep.SUMS_AND_MAPS,)) | late
         keep = dict.fromkeys(stages, (Keep.MAPS,))
         # The backward comes to the first one when it has let go of the others.
         first = next((name for name, stage in stages.items() if stage.is_trained()), None)

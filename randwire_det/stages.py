@@ -104,7 +104,7 @@ class RandomStage(Fusable):
         if keep is None and not any(node.takes_batch_statistics for node in self.nodes):
             return self._by_parts(x, tensors)
         if keep is None:
-            output, _, _, affines = run(self._plan(), x, tensors)
+            output, _, affines = run(self._plan(), x, tensors)
         else:
             affines = []
             flat = [each for node in tensors for each in node]

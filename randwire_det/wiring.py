@@ -23,8 +23,9 @@ from .graphs import Dag
 
 
 class Keep(Enum):
-    """What a forward keeps of every node for the backward."""
+    """What a forward keeps of every node for the backward, each less than the one before."""
 
+    CONVOLUTIONS = "the sum after ReLU, and the outputs of both convolutions"
     SUMS_AND_MAPS = "the sum after ReLU, and the 1x1 convolution's output"
     MAPS = "the 1x1 convolution's output"
     NOTHING = "nothing: the backward runs the stage again"
@@ -64,6 +65,20 @@ class Affine(NamedTuple):
     unbiased_var: Tensor | None
 
 
+class Kept(NamedTuple):
+    """The maps of each node that are kept for the backward, None for those that are not.
+
+    Attributes:
+        sums: after ReLU, which the depthwise convolution reads.
+        spreads: the depthwise convolution's outputs, which the 1x1 convolution reads.
+        maps: the 1x1 convolution's outputs, which BN reads.
+    """
+
+    sums: list[Tensor | None]
+    spreads: list[Tensor | None]
+    maps: list[Tensor | None]
+
+
 class Plan(NamedTuple):
     """What is fixed of a stage: its wiring, the stride of its input nodes, BN's epsilon."""
 
@@ -78,7 +93,7 @@ def run(
     nodes: Sequence[NodeTensors],
     keep: Keep = Keep.NOTHING,
     affines: Sequence[Affine | None] | None = None,
-) -> tuple[Tensor, list[Tensor | None], list[Tensor | None], list[Affine | None]]:
+) -> tuple[Tensor, Kept, list[Affine | None]]:
     """A stage's forward, without a record for autograd.
 
     Args:
@@ -86,17 +101,19 @@ def run(
         affines: BN of a run before, to be repeated; by default each is found anew.
 
     Returns:
-        the output (B, out, ceil(H / stride), ...); of each node the sum after ReLU and the map of
-        the 1x1 convolution, as far as `keep` says; and its BN.
+        the output (B, out, ceil(H / stride), ...); what `keep` says of each node; and its BN.
     """
     count = plan.dag.num_nodes
-    sums, maps, found = [None] * count, [None] * count, [None] * count
+    sums, spreads, maps = kept = Kept([None] * count, [None] * count, [None] * count)
+    found = [None] * count
     relu_x = F.relu(x)  # once for all input nodes
     for index, (node, sources) in enumerate(zip(nodes, plan.dag.predecessors, strict=True)):
         total = _sum_of(sources, node.edges, maps, found) if sources else relu_x
-        if keep is Keep.SUMS_AND_MAPS:
+        if keep in (Keep.CONVOLUTIONS, Keep.SUMS_AND_MAPS):
             sums[index] = total
         spread = _depthwise(total, node, plan.stride if not sources else 1)
+        if keep is Keep.CONVOLUTIONS:
+            spreads[index] = spread
         del total  # what is let go of at once is the next map's memory, still in the cache
         bias = node.beta if node.gamma is None else None
         maps[index] = F.conv2d(spread, node.pointwise, bias)
@@ -106,7 +123,9 @@ def run(
             for source in plan.dag.last_read[index]:
                 maps[source] = None
     output = _mean_of(plan.dag.output_nodes, maps, found)
-    return output, sums, maps if keep is not Keep.NOTHING else [None] * count, found
+    if keep is Keep.NOTHING:
+        maps[:] = [None] * len(maps)
+    return output, kept, found
 
 
 def _sum_of(sources, weights, maps, affines) -> Tensor:
@@ -182,11 +201,10 @@ class RandomWiring(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, keep, statistics, x, *flat):
         nodes = _grouped(flat)
-        output, sums, maps, affines = run(plan, x, nodes, keep)
+        output, ctx.kept, affines = run(plan, x, nodes, keep)
         statistics.extend(affines)
         ctx.plan, ctx.affines = plan, affines
-        # Not by save_for_backward, which would hold them until the end of the stage's backward.
-        ctx.kept = (sums, maps)
+        # Of what is kept no map by save_for_backward, which would hold all until the stage's end.
         ctx.save_for_backward(x, *flat)
         return output
 
@@ -194,11 +212,11 @@ class RandomWiring(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         x, *flat = ctx.saved_tensors
-        (sums, maps), ctx.kept = ctx.kept, ([None], [None])
+        kept, ctx.kept = ctx.kept, None
         nodes, needed = _grouped(flat), _grouped(ctx.needs_input_grad[4:])
-        if maps[0] is None:
-            _, sums, maps, _ = run(ctx.plan, x, nodes, Keep.MAPS, ctx.affines)
-        back = _Backward(ctx.plan, x, nodes, sums, maps, ctx.affines, ctx.needs_input_grad[3])
+        if kept is None or kept.maps[0] is None:
+            _, kept, _ = run(ctx.plan, x, nodes, Keep.MAPS, ctx.affines)
+        back = _Backward(ctx.plan, x, nodes, kept, ctx.affines, ctx.needs_input_grad[3])
         outputs = ctx.plan.dag.output_nodes
         share = (gradient / len(outputs)).contiguous(memory_format=torch.channels_last)
         for node in outputs:  # which no other node reads, so that nothing is added to it
@@ -218,9 +236,9 @@ class _Backward:
             a node have been gone through, and let go of with the node.
     """
 
-    def __init__(self, plan, x, nodes, sums, maps, affines, into_x):
+    def __init__(self, plan, x, nodes, kept, affines, into_x):
         self.plan, self.nodes, self.affines = plan, nodes, affines
-        self.sums, self.maps = sums, maps
+        self.sums, self.spreads, self.maps = kept
         self.x, self.into_x, self.relu_x = x, into_x, None
         self.of_outputs = [None] * len(nodes)
         self.of_relu_x = None
@@ -232,10 +250,12 @@ class _Backward:
         gradient, of_gamma, of_beta = self._through_norm(
             index, self.of_outputs[index], [True, needed.gamma, needed.beta]
         )
-        total = self._sum_of(index)
-        self.sums[index] = self.maps[index] = self.of_outputs[index] = None
+        total, spread = self._sum_of(index), self.spreads[index]
+        for each in (self.sums, self.spreads, self.maps, self.of_outputs):
+            each[index] = None
         stride = 1 if sources else self.plan.stride
-        spread = _depthwise(total, node, stride)
+        if spread is None:
+            spread = _depthwise(total, node, stride)
         gradient, of_pointwise = _through_conv(
             gradient, spread, node.pointwise, [True, needed.pointwise]
         )
@@ -287,18 +307,23 @@ class _Backward:
 
     def _into(self, sources, weights, gradient, needed) -> Tensor | None:
         """Add a node's gradient to those of its sources; gives the one of its weights."""
-        found = []
-        for position, source in enumerate(sources):
+        found = [None] * len(sources)
+        # The last may take the memory of the node's gradient, if it is the first to be given one.
+        positions = sorted(
+            range(len(sources)), key=lambda position: self.of_outputs[sources[position]] is None
+        )
+        for position in positions:
+            source = sources[position]
             if needed:
                 # <gradient, BN(map)> by the sums of BN's backward: no product is written.
                 _, along_scale, along_shift = self._through_norm(
                     source, gradient, [False, True, True]
                 )
                 node = self.nodes[source]
-                found.append(node.gamma.dot(along_scale) + node.beta.dot(along_shift))
+                found[position] = node.gamma.dot(along_scale) + node.beta.dot(along_shift)
             before = self.of_outputs[source]
             weight = None if weights is None else weights[position].to(gradient.dtype)
-            is_last = source == sources[-1]  # and may take the memory of the node's gradient
+            is_last = position == positions[-1]
             if before is not None:
                 before.add_(gradient) if weight is None else before.addcmul_(gradient, weight)
             elif weight is None:
