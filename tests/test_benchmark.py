@@ -45,11 +45,14 @@ def test_a_peak_that_cannot_be_measured_is_told():
         measure.peak_memory("VGG", batch=1, size=32)
 
 
-def test_each_case_runs_once_a_round_in_turn():
+def test_each_case_runs_once_a_round_in_changing_order():
     order = []
-    cases = {name: (lambda name=name: order.append(name)) for name in "ab"}
-    timings = measure.interleaved(cases, rounds=2)
-    assert "".join(order) == "ababab"  # the first round is not counted
+    cases = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    timings = measure.interleaved(cases, rounds=9)
+    rounds = ["".join(order[at : at + 3]) for at in range(0, len(order), 3)]
+    assert len(rounds) == 10  # the first is not counted
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 2
     assert timings.keys() == cases.keys()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -27,12 +28,14 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Every case once a round, so that whatever slows the machine down meets all of them.
 
-    A first round, in which memory is taken and kernels are chosen, does not count.
+    Each round has another order: a case is met by the memory and the caches that the one before it
+    left. A first round, in which memory is taken and kernels are chosen, does not count.
     """
     seconds = {name: [] for name in cases}
+    shuffled = random.Random(0)
     for number in range(rounds + 1):
-        for name, call in cases.items():
-            took = _seconds(call, device)
+        for name in shuffled.sample(list(cases), len(cases)):
+            took = _seconds(cases[name], device)
             if number:
                 seconds[name].append(took)
     return {
