@@ -73,41 +73,29 @@ class Node(nn.Module):
         parts = (self, self.depthwise, self.pointwise, self.norm)
         return has_plain_norm(self.norm) and convolutions and not any(map(_has_hooks, parts))
 
-    def tensors(self, in_width: int, width: int, dtype: torch.dtype | None = None) -> NodeTensors:
-        """What the node computes with, at the widths it is run at: channels past its own are zero.
-
-        Args:
-            in_width, width: of the input and output maps; not below the node's own.
-            dtype: of the convolutions' weights; by default their own.
-        """
-        norm, depthwise, pointwise = self.norm, self.depthwise.weight, self.pointwise.weight
-        vectors = [norm.weight, norm.bias, None, None]
+    def tensors(self) -> NodeTensors:
+        """What the node computes with."""
+        norm, statistics = self.norm, (None, None)
         if not self.takes_batch_statistics:
-            vectors[2:] = norm.running_mean, norm.running_var
-        more_in, more = in_width - depthwise.shape[0], width - pointwise.shape[0]
-        if more_in or more:
-            depthwise = F.pad(depthwise, (0, 0, 0, 0, 0, 0, 0, more_in))
-            pointwise = F.pad(pointwise, (0, 0, 0, 0, 0, more_in, 0, more))
-            vectors = [each if each is None else F.pad(each, (0, more)) for each in vectors]
+            statistics = norm.running_mean, norm.running_var
         return NodeTensors(
-            self.edge_weights(), depthwise.to(dtype=dtype), pointwise.to(dtype=dtype), *vectors
+            self.edge_weights(),
+            self.depthwise.weight,
+            self.pointwise.weight,
+            *(norm.weight, norm.bias),
+            *statistics,
         )
 
     @torch.no_grad()
-    def folded(self, in_width: int, width: int, dtype: torch.dtype | None) -> NodeTensors:
-        """As `tensors`, of a node in eval mode, with BN in the 1x1 convolution."""
+    def folded(self, dtype: torch.dtype | None) -> NodeTensors:
+        """As `tensors`, of a node in eval mode, with BN in the 1x1 convolution.
+
+        Args:
+            dtype: of all but the edges' weights; by default their own.
+        """
         pointwise, bias = fold(self.pointwise.weight, self.norm, dtype)
-        plain = self.tensors(in_width, width, dtype)
-        more_in, more = in_width - pointwise.shape[1], width - pointwise.shape[0]
-        return NodeTensors(
-            edges=plain.edges,
-            depthwise=plain.depthwise,
-            pointwise=F.pad(pointwise, (0, 0, 0, 0, 0, more_in, 0, more)),
-            gamma=None,
-            beta=F.pad(bias, (0, more)),
-            mean=None,
-            var=None,
-        )
+        depthwise = self.depthwise.weight.to(pointwise.dtype)
+        return NodeTensors(self.edge_weights(), depthwise, pointwise, None, bias, None, None)
 
     @torch.no_grad()
     def record_statistics(self, affine: Affine) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from .fusing import Fusable, Fused, FusedConv
 from .nodes import Node, Norm
 from .spec import StageSpec
-from .wiring import Keep, NodeTensors, Plan, RandomWiring, run
+from .wiring import Keep, NodeTensors, Plan, run
+from .wiring_backward import RandomWiring
 
 PART_BYTES = 3_000_000  # of one map; half and twice as much do about as well
 
@@ -97,10 +98,7 @@ class RandomStage(Fusable):
 
     def _at_once(self, x: Tensor, keep: Keep | None) -> Tensor:
         """The same by `wiring.run`; without `keep` nothing is recorded for a backward."""
-        tensors = [
-            node.tensors(self.width if sources else x.shape[1], self.width, x.dtype)
-            for node, sources in zip(self.nodes, self.dag.predecessors, strict=True)
-        ]
+        tensors = [node.tensors() for node in self.nodes]
         if keep is None and not any(node.takes_batch_statistics for node in self.nodes):
             return self._by_parts(x, tensors)
         if keep is None:
@@ -128,15 +126,16 @@ class RandomStage(Fusable):
         return torch.cat([run(plan, part, tensors)[0] for part in x.chunk(parts)])
 
     def _plan(self) -> Plan:
-        return Plan(self.dag, self.stride, self.nodes[0].norm.eps)
+        return Plan(self.dag, self.stride, self.width, self.nodes[0].norm.eps)
 
     def fuse(self, dtype: torch.dtype | None) -> None:
         """See `RandWire.fuse`."""
         in_width = padded_width(self.in_channels)
         fused = []
         for node, sources in zip(self.nodes, self.dag.predecessors, strict=True):
-            tensors = node.folded(self.width if sources else in_width, self.width, dtype)
-            fused.append(FusedNode(**tensors._asdict()))
+            folded = node.folded(dtype)
+            folded = folded.at(self.width if sources else in_width, self.width, folded.beta.dtype)
+            fused.append(FusedNode(**folded._asdict()))
         self.fused = nn.ModuleList(fused)
 
 

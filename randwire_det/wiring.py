@@ -1,13 +1,12 @@
-"""A random wiring as one function with a backward of its own: fewer kept maps, fewer passes.
+"""A random wiring's forward with fewer passes and kept maps; `wiring_backward` is its way back.
 
 The arithmetic is section 3.2's, rearranged in three ways:
 
 - A node hands out what its 1x1 convolution gives, together with its BN as a scale and a shift per
   channel. Its readers apply those within their weighted sum, so that no normalised map is written.
-- A gradient is added to that of a node's output where it lies, one pass an edge, and an edge's own
-  gradient is a sum over channels of what BN's backward sums anyway: no product of maps is written.
 - Of a node's four maps (sum after ReLU, depthwise output, 1x1 output, BN output) `Keep` says which
   are kept for the backward. The rest is computed again there; only the 1x1 convolution costs much.
+- Maps may be wider than the stage, where the hardware likes it; the channels more are zero.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .graphs import Dag
 
@@ -50,18 +48,43 @@ class NodeTensors(NamedTuple):
     mean: Tensor | None
     var: Tensor | None
 
+    def at(self, in_width: int, width: int, dtype: torch.dtype) -> "NodeTensors":
+        """The same at the widths of the maps read and put out; the channels more are zero.
+
+        Args:
+            dtype: of the convolutions' weights.
+        """
+        vectors, more = self[3:], width - self.pointwise.shape[0]
+        if more:
+            vectors = [each if each is None else F.pad(each, (0, more)) for each in vectors]
+        return NodeTensors(self.edges, *self.weights_at(in_width, width, dtype), *vectors)
+
+    def weights_at(self, in_width: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`depthwise` and `pointwise` alone."""
+        depthwise, pointwise = self.depthwise.to(dtype), self.pointwise.to(dtype)
+        more_in, more = in_width - depthwise.shape[0], width - pointwise.shape[0]
+        if more_in:
+            depthwise = F.pad(depthwise, (0, 0, 0, 0, 0, 0, 0, more_in))
+        if more_in or more:
+            pointwise = F.pad(pointwise, (0, 0, 0, 0, 0, more_in, 0, more))
+        return depthwise, pointwise
+
 
 class Affine(NamedTuple):
-    """BN as map * scale + shift, each (channels,), and what it is made of.
+    """BN as map * scale + shift, and what it is made of; each (width,).
 
     Attributes:
+        var: that BN was given to normalise by; None where it took that of the batch.
         unbiased_var: of the batch, for the running statistics; None where BN did not take it.
     """
 
     scale: Tensor
     shift: Tensor
+    gamma: Tensor
+    beta: Tensor
     mean: Tensor
     inverse_std: Tensor
+    var: Tensor | None
     unbiased_var: Tensor | None
 
 
@@ -80,11 +103,23 @@ class Kept(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is fixed of a stage: its wiring, the stride of its input nodes, BN's epsilon."""
+    """What is fixed of a stage.
+
+    Attributes:
+        stride: of its input nodes.
+        width: of its maps, at least its channels.
+        eps: BN's epsilon.
+    """
 
     dag: Dag
     stride: int
+    width: int
     eps: float
+
+    def shape_of(self, index: int, x: Tensor) -> tuple[int, int, torch.dtype]:
+        """Where a node is run: its widths and dtype, as `NodeTensors.at` takes them, of input x."""
+        in_width = self.width if self.dag.predecessors[index] else x.shape[1]
+        return in_width, self.width, x.dtype
 
 
 def run(
@@ -97,21 +132,22 @@ def run(
     """A stage's forward, without a record for autograd.
 
     Args:
-        x: (B, in, H, W).
+        x: (B, in, H, W), in the dtype to compute in.
         affines: BN of a run before, to be repeated; by default each is found anew.
 
     Returns:
-        the output (B, out, ceil(H / stride), ...); what `keep` says of each node; and its BN.
+        the output (B, width, ceil(H / stride), ...); what `keep` says of each node; and its BN.
     """
     count = plan.dag.num_nodes
     sums, spreads, maps = kept = Kept([None] * count, [None] * count, [None] * count)
     found = [None] * count
     relu_x = F.relu(x)  # once for all input nodes
     for index, (node, sources) in enumerate(zip(nodes, plan.dag.predecessors, strict=True)):
-        total = _sum_of(sources, node.edges, maps, found) if sources else relu_x
+        node = node.at(*plan.shape_of(index, x))
+        total = sum_of(sources, node.edges, maps, found) if sources else relu_x
         if keep in (Keep.CONVOLUTIONS, Keep.SUMS_AND_MAPS):
             sums[index] = total
-        spread = _depthwise(total, node, plan.stride if not sources else 1)
+        spread = depthwise(total, node.depthwise, plan.stride if not sources else 1)
         if keep is Keep.CONVOLUTIONS:
             spreads[index] = spread
         del total  # what is let go of at once is the next map's memory, still in the cache
@@ -128,7 +164,7 @@ def run(
     return output, kept, found
 
 
-def _sum_of(sources, weights, maps, affines) -> Tensor:
+def sum_of(sources, weights, maps, affines) -> Tensor:
     """ReLU of the weighted sum of what the sources hand out, as a map of its own."""
     if weights is None and affines[sources[0]] is None:
         return F.relu(maps[sources[0]])
@@ -165,8 +201,9 @@ def _weighted(sources, weights, maps, affines) -> Tensor:
     return total
 
 
-def _depthwise(data: Tensor, node: NodeTensors, stride: int) -> Tensor:
-    return F.conv2d(data, node.depthwise, None, stride, padding=1, groups=data.shape[1])
+def depthwise(data: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A node's depthwise convolution."""
+    return F.conv2d(data, weight, None, stride, padding=1, groups=data.shape[1])
 
 
 def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:
@@ -184,167 +221,5 @@ def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:
         mean, var = torch.batch_norm_update_stats(data, running, unbiased, 1.0)
     inverse_std = (var.to(node.gamma.dtype) + eps).rsqrt()
     scale = node.gamma * inverse_std
-    return Affine(scale, node.beta - mean * scale, mean, inverse_std, unbiased)
-
-
-class RandomWiring(torch.autograd.Function):
-    """`run` for autograd: `RandomWiring.apply(plan, keep, statistics, x, *flat)`.
-
-    Args:
-        statistics: a list, to which the `Affine` of every node is appended.
-        flat: the `NodeTensors` of all nodes, one after the other.
-
-    A graph that is kept (retain_graph=True) can be gone back through again: what was kept is then
-    computed anew.
-    """
-
-    @staticmethod
-    def forward(ctx, plan, keep, statistics, x, *flat):
-        nodes = _grouped(flat)
-        output, ctx.kept, affines = run(plan, x, nodes, keep)
-        statistics.extend(affines)
-        ctx.plan, ctx.affines = plan, affines
-        # Of what is kept no map by save_for_backward, which would hold all until the stage's end.
-        ctx.save_for_backward(x, *flat)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        x, *flat = ctx.saved_tensors
-        kept, ctx.kept = ctx.kept, None
-        nodes, needed = _grouped(flat), _grouped(ctx.needs_input_grad[4:])
-        if kept is None or kept.maps[0] is None:
-            _, kept, _ = run(ctx.plan, x, nodes, Keep.MAPS, ctx.affines)
-        back = _Backward(ctx.plan, x, nodes, kept, ctx.affines, ctx.needs_input_grad[3])
-        outputs = ctx.plan.dag.output_nodes
-        share = (gradient / len(outputs)).contiguous(memory_format=torch.channels_last)
-        for node in outputs:  # which no other node reads, so that nothing is added to it
-            back.of_outputs[node] = share
-        del share
-        found = [None] * len(nodes)
-        for index in reversed(range(len(nodes))):
-            found[index] = back.through(index, needed[index])
-        return None, None, None, back.of_input(), *(each for node in found for each in node)
-
-
-class _Backward:
-    """The way back through a stage, node by node from the last to the first.
-
-    Attributes:
-        of_outputs: gradients of what the nodes hand out, BN applied; complete once all readers of
-            a node have been gone through, and let go of with the node.
-    """
-
-    def __init__(self, plan, x, nodes, kept, affines, into_x):
-        self.plan, self.nodes, self.affines = plan, nodes, affines
-        self.sums, self.spreads, self.maps = kept
-        self.x, self.into_x, self.relu_x = x, into_x, None
-        self.of_outputs = [None] * len(nodes)
-        self.of_relu_x = None
-
-    def through(self, index: int, needed: NodeTensors) -> NodeTensors:
-        """The gradients of a node's tensors, as far as needed; those of its inputs are added where
-        they belong."""
-        node, sources = self.nodes[index], self.plan.dag.predecessors[index]
-        gradient, of_gamma, of_beta = self._through_norm(
-            index, self.of_outputs[index], [True, needed.gamma, needed.beta]
-        )
-        total, spread = self._sum_of(index), self.spreads[index]
-        for each in (self.sums, self.spreads, self.maps, self.of_outputs):
-            each[index] = None
-        stride = 1 if sources else self.plan.stride
-        if spread is None:
-            spread = _depthwise(total, node, stride)
-        gradient, of_pointwise = _through_conv(
-            gradient, spread, node.pointwise, [True, needed.pointwise]
-        )
-        del spread
-        onwards = bool(sources) or self.into_x
-        gradient, of_depthwise = _through_conv(
-            gradient, total, node.depthwise, [onwards, needed.depthwise], stride
-        )
-        of_edges = None
-        if sources:
-            torch.ops.aten.threshold_backward.grad_input(gradient, total, 0, grad_input=gradient)
-            del total
-            of_edges = self._into(sources, node.edges, gradient, needed.edges)
-        elif onwards:
-            self.of_relu_x = gradient if self.of_relu_x is None else self.of_relu_x.add_(gradient)
-        return NodeTensors(of_edges, of_depthwise, of_pointwise, of_gamma, of_beta, None, None)
-
-    def of_input(self) -> Tensor | None:
-        """The gradient of the stage's input, once all nodes have been gone through."""
-        if self.of_relu_x is None:
-            return None
-        return torch.ops.aten.threshold_backward(self.of_relu_x, self.x, 0)
-
-    def _sum_of(self, index):
-        """The node's sum after ReLU, computed again where it was not kept."""
-        sources = self.plan.dag.predecessors[index]
-        if self.sums[index] is not None:
-            return self.sums[index]
-        if sources:
-            return _sum_of(sources, self.nodes[index].edges, self.maps, self.affines)
-        if self.relu_x is None:
-            self.relu_x = F.relu(self.x)
-        return self.relu_x
-
-    def _through_norm(self, index, gradient, mask):
-        """The gradients of a node's map, gamma and beta, as far as `mask` says."""
-        node, affine = self.nodes[index], self.affines[index]
-        by_batch = node.mean is None
-        return torch.ops.aten.native_batch_norm_backward(
-            gradient,
-            self.maps[index],
-            node.gamma,
-            *(node.mean, node.var),
-            *(affine.mean, affine.inverse_std),
-            by_batch,
-            self.plan.eps,
-            mask,
-        )
-
-    def _into(self, sources, weights, gradient, needed) -> Tensor | None:
-        """Add a node's gradient to those of its sources; gives the one of its weights."""
-        found = [None] * len(sources)
-        # The last may take the memory of the node's gradient, if it is the first to be given one.
-        positions = sorted(
-            range(len(sources)), key=lambda position: self.of_outputs[sources[position]] is None
-        )
-        for position in positions:
-            source = sources[position]
-            if needed:
-                # <gradient, BN(map)> by the sums of BN's backward: no product is written.
-                _, along_scale, along_shift = self._through_norm(
-                    source, gradient, [False, True, True]
-                )
-                node = self.nodes[source]
-                found[position] = node.gamma.dot(along_scale) + node.beta.dot(along_shift)
-            before = self.of_outputs[source]
-            weight = None if weights is None else weights[position].to(gradient.dtype)
-            is_last = position == positions[-1]
-            if before is not None:
-                before.add_(gradient) if weight is None else before.addcmul_(gradient, weight)
-            elif weight is None:
-                self.of_outputs[source] = gradient
-            else:
-                self.of_outputs[source] = gradient.mul_(weight) if is_last else gradient * weight
-        return torch.stack(found) if needed else None
-
-
-def _through_conv(gradient, data, weight, mask, stride=1):
-    """The gradients of `data` and `weight`, as far as `mask` says."""
-    padding, groups = weight.shape[2] // 2, data.shape[1] // weight.shape[1]
-    places = ([stride, stride], [padding, padding], [1, 1], False, [0, 0], groups)
-    backward = torch.ops.aten.convolution_backward
-    of_data, of_weight, _ = backward(gradient, data, weight, None, *places, [*mask, False])
-    if of_weight is not None and of_weight.is_contiguous() and weight.is_contiguous():
-        # They may differ in the strides of dimensions of size 1; torch would copy such a gradient.
-        of_weight = of_weight.as_strided(weight.shape, weight.stride())
-    return of_data, of_weight
-
-
-def _grouped(flat) -> list[NodeTensors]:
-    size = len(NodeTensors._fields)
-    return [NodeTensors(*flat[at : at + size]) for at in range(0, len(flat), size)]
+    shift = node.beta - mean * scale
+    return Affine(scale, shift, node.gamma, node.beta, mean, inverse_std, node.var, unbiased)

@@ -6,6 +6,7 @@ own modules.
 """
 
 import copy
+import functools
 import gc
 
 import pytest
@@ -173,6 +174,22 @@ def test_under_autocast(training, memory):
         (found[0][1], found[1][1], exact_gradients),
     ):
         assert far(ours, true) <= max(2 * far(theirs, true), 0.02)
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+@pytest.mark.parametrize("forward_too", [True, False], ids=["both", "backward alone"])
+def test_a_backward_called_under_autocast_goes_back_through_the_forward_that_was_run(
+    memory, forward_too
+):
+    trunk = build(tiny_spec(nodes=6, channels=31), torch.float32, memory=memory)
+    image, found = random_image(4, dtype=torch.float32), []
+    half = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    for backward_too in (False, True):
+        with half(enabled=forward_too):
+            maps = trunk(image)
+        with half(enabled=backward_too):
+            found.append(gradients({"conv5": maps["conv5"].float()}, parts_of(trunk, image)))
+    assert_close(found[1], found[0])
 
 
 def far(maps, exact):
