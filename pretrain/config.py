@@ -5,7 +5,7 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from randwire_det.config_files import merge_config
+from randwire_det.config_files import flat, merge_config
 from randwire_det.errors import UsageError
 from randwire_det.spec_config import add_memory_config, add_spec_config
 
@@ -149,16 +149,6 @@ def test_size(cfg: CfgNode) -> int:
     return cfg.INPUT.SIZE if cfg.INPUT.TEST_SIZE is None else cfg.INPUT.TEST_SIZE
 
 
-def flatten(node: dict, prefix: str = "") -> dict:
-    """{"A": {"B": 1}} to {"A.B": 1}."""
-    flat = {}
-    for key, value in node.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
 def check(cfg: CfgNode, processes: int = 1) -> None:
     """Refuse values that would fail late or do nonsense.
 
@@ -168,13 +158,14 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
     Raises:
         UsageError: naming the key, its value and what is expected.
     """
-    flat = flatten(cfg)
+    values = flat(cfg)
     for key, (low, high) in _RANGES.items():
         if not (
-            low <= flat[key] <= (math.inf if high is None else high) and math.isfinite(flat[key])
+            low <= values[key] <= (math.inf if high is None else high)
+            and math.isfinite(values[key])
         ):
             expected = f">= {low}" if high is None else f"from {low} to {high}"
-            raise UsageError(f"{key} {flat[key]}: expected {expected}")
+            raise UsageError(f"{key} {values[key]}: expected {expected}")
     parts = processes * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.BATCH_SIZE % parts or 2 * parts > cfg.SOLVER.BATCH_SIZE:
         raise UsageError(
@@ -185,8 +176,8 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR '': expected a folder for what the run writes")
     for key, choices in _CHOICES.items():
-        if flat[key] not in choices:
-            raise UsageError(f"{key} {flat[key]!r}: expected {' or '.join(choices)}")
+        if values[key] not in choices:
+            raise UsageError(f"{key} {values[key]!r}: expected {' or '.join(choices)}")
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
         raise UsageError(
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS}: expected fewer than"
@@ -196,8 +187,10 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
         raise UsageError(f"DEVICE {cfg.DEVICE!r}: expected cuda or cpu")
     if cfg.MODEL.NAME != "randwire":
         for key in ("MODEL.DROPOUT", "MODEL.EDGE_DROP"):
-            if flat[key] > 0:
-                raise UsageError(f"{key} {flat[key]}: expected 0 with MODEL.NAME {cfg.MODEL.NAME}")
+            if values[key] > 0:
+                raise UsageError(
+                    f"{key} {values[key]}: expected 0 with MODEL.NAME {cfg.MODEL.NAME}"
+                )
     size = test_size(cfg)
     if type(size) is not int or not 1 <= size <= cfg.INPUT.TEST_RESIZE:
         raise UsageError(
@@ -205,9 +198,9 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
             f" expected at most INPUT.TEST_RESIZE {cfg.INPUT.TEST_RESIZE}"
         )
     for key, lowest in (("INPUT.MEAN", 0), ("INPUT.STD", 1e-6)):
-        values = flat[key]
-        numbers = all(type(value) in (int, float) and value >= lowest for value in values)
-        if len(values) != 3 or not numbers:
+        three = values[key]
+        numbers = all(type(value) in (int, float) and value >= lowest for value in three)
+        if len(three) != 3 or not numbers:
             raise UsageError(
-                f"{key} {values}: expected three numbers from {lowest:g} up, one per RGB channel"
+                f"{key} {three}: expected three numbers from {lowest:g} up, one per RGB channel"
             )

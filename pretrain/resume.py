@@ -10,11 +10,11 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from randwire_det.checkpoint import load_checkpoint
+from randwire_det.config_files import flat
 from randwire_det.errors import UsageError, UserError
 from randwire_det.spec import NetworkSpec
 from randwire_det.spec_config import check_same_spec
 
-from .config import flatten
 from .data import ClassFolders, check_same_classes
 
 CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds all that it takes to go on
@@ -126,7 +126,7 @@ def check_same_run(
         UserError: naming both sides and what to change.
     """
     check_same_network(path, checkpoint, cfg, spec)
-    then, now = flatten(yaml.safe_load(checkpoint["config"])), flatten(yaml.safe_load(cfg.dump()))
+    then, now = flat(yaml.safe_load(checkpoint["config"])), flat(yaml.safe_load(cfg.dump()))
     for key in sorted(then.keys() | now.keys()):
         if not key.startswith(FREE) and then.get(key) != now.get(key):
             raise UserError(

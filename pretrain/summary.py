@@ -15,12 +15,12 @@ import yaml
 
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.complexity import HEAD_CHANNELS, Complexity, complexity
+from randwire_det.config_files import flat
 from randwire_det.errors import UserError
 from randwire_det.names import randwire_name, spec_keys, wiring_settings
 from randwire_det.spread import Spread, differences, grouped
 
 from .baselines import baseline_complexity
-from .config import flatten
 from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER, Paper
 
 FINAL = "model_final.pth"
@@ -157,17 +157,17 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
 def _config(path: Path, text: object) -> dict:
     """The flat config of a run; INPUT.TEST_SIZE is filled in where it was left to INPUT.SIZE."""
     try:
-        flat = flatten(yaml.safe_load(text))
+        values = flat(yaml.safe_load(text))
     except (yaml.YAMLError, AttributeError):
         raise UserError(
             f"{path}: its config cannot be read; expected the end of a training"
         ) from None
-    if flat.get("INPUT.TEST_SIZE") is None:
-        flat["INPUT.TEST_SIZE"] = flat.get("INPUT.SIZE")
+    if values.get("INPUT.TEST_SIZE") is None:
+        values["INPUT.TEST_SIZE"] = values.get("INPUT.SIZE")
     for key in ("SEED", "SOLVER.EPOCHS", "MODEL.HEAD_CHANNELS", "INPUT.TEST_SIZE"):
-        if type(flat.get(key)) is not int:
-            raise UserError(f"{path}: {key} of its config is {flat.get(key)}, expected a number")
-    return flat
+        if type(values.get(key)) is not int:
+            raise UserError(f"{path}: {key} of its config is {values.get(key)}, expected a number")
+    return values
 
 
 def _baseline_name(name: str, width: float) -> str:

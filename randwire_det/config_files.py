@@ -151,3 +151,13 @@ def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
                 (close,) = difflib.get_close_matches(key.upper(), upper, n=1, cutoff=0.0)
                 raise UsageError(f"{where}: unknown config key {key}; did you mean {upper[close]}?")
             node = node[part]
+
+
+def flat(node: dict, prefix: str = "") -> dict:
+    """{"A": {"B": 1}} to {"A.B": 1}."""
+    found = {}
+    for key, value in node.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+    return found

@@ -8,8 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.config import flatten
-from randwire_det.config_files import config_path
+from randwire_det.config_files import config_path, flat
 from randwire_det.detection.config import read_config
 from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer
@@ -42,7 +41,7 @@ def unread_keys(config_file: str, folder: Path) -> set[str]:
         for name in cfg.DATASETS.TEST:
             trainer.build_test_loader(cfg, name)
             trainer.build_evaluator(cfg, name)
-    return set(flatten(CfgNode.load_yaml_with_base(config_path(config_file)))) - read
+    return set(flat(CfgNode.load_yaml_with_base(config_path(config_file)))) - read
 
 
 def recorded(cfg: CfgNode) -> tuple[CfgNode, set[str]]:

@@ -17,9 +17,8 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 import pretrain.config
 from pretrain import recipe
 from pretrain.baselines import baseline_complexity, build_baseline, detectron2_keys
-from pretrain.config import flatten
 from randwire_det.complexity import complexity
-from randwire_det.config_files import SHIPPED, config_path, merge_config
+from randwire_det.config_files import SHIPPED, config_path, flat, merge_config
 from randwire_det.detection.checkpointer import preprocessing_from_config
 from randwire_det.detection.checks import builds_randwire
 from randwire_det.detection.config import read_config
@@ -80,7 +79,7 @@ def pretraining_config(name):
 
 def differing(ours, theirs):
     """The keys of `theirs` that have another value in `ours`."""
-    ours, theirs = flatten(ours), flatten(theirs)
+    ours, theirs = flat(ours), flat(theirs)
     return {key for key in theirs if ours[key] != theirs[key]}
 
 

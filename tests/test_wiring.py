@@ -12,7 +12,7 @@ import gc
 import pytest
 import torch
 from conftest import THETA, tiny_spec
-from test_network import (
+from network_helpers import (
     EVERY_STAGE,
     NETWORKS,
     assert_close,

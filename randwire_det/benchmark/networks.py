@@ -73,13 +73,7 @@ def forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 def compiled_forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
     """Inference by torch.compile, with the weights for constants."""
-    program = torch.compile(model.eval())
-
-    def call():
-        with torch._inductor.config.patch(freezing=True), torch.no_grad():
-            return program(x)
-
-    return call
+    return torch._inductor.config.patch(freezing=True)(forward(torch.compile(model), x))
 
 
 def training_step(model: nn.Module, x: Tensor) -> Callable[[], object]:

@@ -22,6 +22,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..checkpoint import load_checkpoint, replace_file
+from ..config_files import flat
 from ..errors import UserError
 from ..names import spec_keys, wiring_settings
 from ..spec_config import spec_from_config
@@ -29,7 +30,6 @@ from ..spread import aligned
 from ..table5 import VERSION, WRITTEN, read_record
 from .checks import builds_randwire
 from .paper import detector_name, network_name, paper_row
-from .values import flat
 
 logger = logging.getLogger(__name__)
 RANDWIRE = "MODEL.RANDWIRE."

@@ -3,9 +3,9 @@
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.solver import build_lr_scheduler
 
+from ..config_files import flat
 from ..errors import UsageError
 from ..parallel import World
 
@@ -83,8 +83,3 @@ def check_same_config(cfg: CfgNode, world: World) -> None:
         if keys:
             listed = ", ".join(f"{key} ({first.get(key)} and {other.get(key)})" for key in keys[:5])
             raise UsageError(f"the processes' configs differ in {listed}; start all with the same")
-
-
-def flat(node: dict) -> dict:
-    """{"A": {"B": 1}} to {"A.B": 1}."""
-    return {key.replace("/", "."): value for key, value in flatten_results_dict(node).items()}
