@@ -77,7 +77,7 @@ class RandomStage(Fusable):
         with torch.autocast(device, enabled=False):
             return self._at_once(x.to(dtype), keep if recording else None)
 
-    @torch.compiler.disable
+    @torch._disable_dynamo  # what torch.optim uses; torch.compiler.disable takes a second to import
     def _uncompiled(self, x: Tensor, keep: Keep) -> Tensor:
         """`forward` as it is in a training step of torch.compile on the CPU.
 

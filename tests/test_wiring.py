@@ -11,7 +11,7 @@ import gc
 
 import pytest
 import torch
-from conftest import THETA, tiny_spec
+from conftest import THETA, run_python, tiny_spec
 from network_helpers import (
     EVERY_STAGE,
     NETWORKS,
@@ -309,6 +309,13 @@ def test_compiled_inference_is_the_same_function_for_every_batch(monkeypatch):
     for batch in (2, 3):
         image = random_image(batch, 32, 32, torch.float32)
         assert_close(compiled(image), plain(image))
+
+
+def test_the_trunk_is_imported_without_the_compiler_which_takes_a_second():
+    done = run_python(
+        "-c", "import sys, randwire_det.network; sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @torch.no_grad()
