@@ -94,9 +94,11 @@ def choose_device(wanted: str, logger: logging.Logger) -> str:
     import torch  # the torch-free tools use this module, too
 
     try:
-        torch.device(wanted)
+        known = torch.device(wanted).type in ("cuda", "cpu")
     except RuntimeError:
-        raise UsageError(f"device {wanted!r}: expected cuda, cuda:1 or cpu") from None
+        known = False
+    if not known:
+        raise UsageError(f"device {wanted!r}: expected cuda, cuda:1 or cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No CUDA device is visible: running on the CPU.")
         return "cpu"

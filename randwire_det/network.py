@@ -101,8 +101,9 @@ class RandWire(nn.Module):
     def fuse(self, dtype: torch.dtype | None = None) -> "RandWire":
         """Make inference faster: BN becomes part of the convolutions.
 
-        Used where no gradient is recorded, until `train()` or another state dict. Parameters and
-        state dict stay as they are; the folded weights take as much memory again.
+        Used under torch.no_grad() and torch.inference_mode(), until `train()` or another state
+        dict. Parameters and state dict stay as they are; the folded weights take as much memory
+        again.
 
         Args:
             dtype: to compute in and to put the maps out in, torch.bfloat16 say; by default the
@@ -112,10 +113,19 @@ class RandWire(nn.Module):
             this trunk.
 
         Raises:
-            UserError: in training mode, or a normalisation that cannot be folded.
+            UserError: in training mode, a normalisation that cannot be folded, a dtype that is no
+                float; nothing is fused then.
         """
-        for name in self.stage_names:
-            getattr(self, name).fuse(dtype)
+        if dtype is not None and not dtype.is_floating_point:
+            raise UsageError(f"fuse({dtype}): expected a floating dtype, torch.bfloat16 say")
+        stages = [getattr(self, name) for name in self.stage_names]
+        try:
+            for stage in stages:
+                stage.fuse(dtype)
+        except UserError:
+            for stage in stages:
+                stage.fused = None
+            raise
         return self
 
     def droppable_edges(self) -> list[tuple[str, int, int]]:
@@ -220,7 +230,7 @@ class Head(Fusable):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        if self.fused is not None and not self.records(x):
+        if self.runs_fused:
             x = F.relu(self.fused(x)).mean((2, 3)).to(self.fc.weight.dtype)
             return self.fc(x)
         x = F.relu(self.norm(self.conv(x)))

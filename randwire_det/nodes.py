@@ -59,7 +59,8 @@ class Node(nn.Module):
         if not hasattr(self, "edge_logits"):
             return None
         weights = self.edge_logits.sigmoid()
-        return weights * self.edge_mask if self.training else weights
+        # A copy, as another edge may be left out before the backward of this forward.
+        return weights * self.edge_mask.clone() if self.training else weights
 
     # --- for `wiring.run`, which computes a whole stage by the same tensors
 
@@ -95,7 +96,8 @@ class Node(nn.Module):
         """
         pointwise, bias = fold(self.pointwise.weight, self.norm, dtype)
         depthwise = self.depthwise.weight.to(pointwise.dtype)
-        return NodeTensors(self.edge_weights(), depthwise, pointwise, None, bias, None, None)
+        edges = self.edge_logits.sigmoid() if hasattr(self, "edge_logits") else None
+        return NodeTensors(edges, depthwise, pointwise, None, bias, None, None)
 
     @torch.no_grad()
     def record_statistics(self, affine: Affine) -> None:

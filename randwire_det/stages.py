@@ -23,7 +23,7 @@ class ConvStage(Fusable):
         self.norm = norm(stage.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused is not None and not self.records(x):
+        if self.runs_fused:
             return self.fused(self.relu(x))
         return self.norm(self.conv(self.relu(x)))
 
@@ -61,7 +61,7 @@ class RandomStage(Fusable):
             (B, channels or, padded with zeros, `width`, ceil(H / stride), ...).
         """
         recording = self.records(x)
-        if self.fused is not None and not recording:
+        if self.runs_fused:
             tensors = [node.tensors() for node in self.fused]
             x = _padded(x, padded_width(self.in_channels)).to(tensors[0].depthwise.dtype)
             return self._by_parts(x, tensors)
@@ -69,10 +69,10 @@ class RandomStage(Fusable):
             return self._uncompiled(x, keep)
         # A tracer looks for plain operations, and differentiates them itself.
         traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if (traced and recording) or not all(node.is_plain() for node in self.nodes):
+        if (recording and (traced or not len(x))) or not self._is_plain():
             return self.node_by_node(x[:, : self.in_channels])
         dtype, device = x.dtype, x.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:  # as torch's own does
             dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             return self._at_once(x.to(dtype), keep if recording else None)
@@ -84,6 +84,11 @@ class RandomStage(Fusable):
         What its compiler makes of a stage there takes minutes to make, and is slower.
         """
         return self(x, keep)
+
+    def _is_plain(self) -> bool:
+        """Whether `wiring.run` knows all there is in the nodes."""
+        plain = all(node.is_plain() for node in self.nodes)
+        return plain and len({node.norm.eps for node in self.nodes}) == 1
 
     def is_trained(self) -> bool:
         return any(each.requires_grad for each in self.parameters())

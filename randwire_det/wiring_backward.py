@@ -7,7 +7,6 @@ gradient is a sum over channels of what BN's backward sums anyway: no product of
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .wiring import Keep, NodeTensors, depthwise, run, sum_of
 
@@ -34,8 +33,12 @@ class RandomWiring(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
+        if torch.is_grad_enabled():  # by create_graph=True
+            raise RuntimeError(
+                "create_graph=True: a RandWire stage has no gradients of gradients; expected"
+                " create_graph=False, or a trunk whose stages run by RandomStage.node_by_node"
+            )
         # As the forward was run, whatever the context that the backward is called in.
         with torch.autocast(gradient.device.type, enabled=False):
             return _gradients(ctx, gradient)

@@ -66,6 +66,9 @@ def test_the_exponent_of_a_power_is_found():
     [
         (["--what", "forwards"], ["--what forwards", "forward"]),
         (["--rounds", 0], ["--rounds 0", "1 or more"]),
+        (["--device", "mps"], ["'mps'", "cuda:1 or cpu"]),
+        (["--what", "growth", "--plot", "nowhere/growth.png"], ["--plot nowhere/growth.png"]),
+        (["--what", "train", "--plot", "growth.png"], ["--plot growth.png", "growth in --what"]),
     ],
 )
 def test_bad_usage_is_told(args, fragments):

@@ -198,6 +198,47 @@ def far(maps, exact):
     return float(differences.norm() / torch.cat([each.flatten() for each in exact.values()]).norm())
 
 
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+def test_gradients_of_gradients_are_refused(memory):
+    trunk, image = build(tiny_spec(), memory=memory, training=False), random_image()
+    linear = sum(each.sum() for each in trunk(image).values())
+    with pytest.raises(RuntimeError, match=r"create_graph=True.*expected create_graph=False"):
+        torch.autograd.grad(linear, image, create_graph=True)
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+def test_a_batch_of_no_images_has_gradients_of_zero(memory):
+    trunk = build(WIDE, training=False, memory=memory)
+    sum(each.sum() for each in trunk(random_image(0)).values()).backward()
+    assert all(not each.grad.any() for each in trunk.parameters())
+
+
+def test_autocast_leaves_doubles_alone():
+    trunk, image = build(WIDE, training=False), random_image()
+    expected = trunk(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(trunk(image), expected)
+
+
+def test_a_node_may_have_an_epsilon_of_its_own():
+    trunk, image = build(WIDE, training=False), random_image()
+    trunk.conv3.nodes[2].norm.eps = 0.1
+    assert_close(trunk(image), node_by_node(copy.deepcopy(trunk))(image))
+
+
+@pytest.mark.parametrize("memory", ["standard", "lean"])
+def test_another_edge_may_be_dropped_before_the_backward(memory):
+    trunk, image = build(WIDE, memory=memory), random_image()
+    one, other = trunk.droppable_edges()[:2]
+    found = []
+    for then in (one, other):
+        trunk.drop_edge(one)
+        maps = trunk(image)
+        trunk.drop_edge(then)
+        found.append(gradients(maps, parts_of(trunk, image)))
+    assert_close(found[1], found[0])
+
+
 def test_one_value_a_channel_is_no_batch():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         RandWire(tiny_spec())(torch.randn(1, 3, 32, 32))
@@ -287,6 +328,27 @@ def test_a_fused_classifier_and_its_end():
             assert not torch.equal(classifier(image), before)
 
 
+@pytest.mark.parametrize("regime", ["small", "regular"])
+def test_a_fused_trunk_with_frozen_stages_is_itself_where_gradients_are_on(regime):
+    trunk = build(tiny_spec(channels=31, regime=regime), torch.float32, training=False)
+    image = random_image(dtype=torch.float32).detach()
+    expected = trunk(image)
+    trunk.fuse(torch.bfloat16)
+    trunk.conv1.requires_grad_(False), trunk.conv2.requires_grad_(False)
+    assert_close(trunk(image), expected)
+
+
+@torch.no_grad()
+def test_a_dropped_edge_is_not_left_out_of_what_is_fused():
+    trunk, image = build(tiny_spec(), training=False), random_image()
+    expected = trunk(image)
+    trunk.drop_edge(trunk.droppable_edges()[0])
+    for module in trunk.modules():
+        if not isinstance(module, nn.BatchNorm2d):
+            module.training = True
+    assert_close(trunk.fuse().eval()(image), expected)
+
+
 @pytest.mark.parametrize("fuse", [False, True], ids=["eval", "fused"])
 @pytest.mark.parametrize("part_bytes", [1, 3000, 10**9])
 def test_inference_by_parts_of_the_batch_changes_nothing(fuse, part_bytes, monkeypatch):
@@ -347,3 +409,16 @@ def test_bfloat16_maps_come_from_bfloat16_arithmetic():
 def test_what_cannot_be_fused_is_told(trunk, problem):
     with pytest.raises(UserError, match=problem):
         trunk.fuse()
+
+
+def test_nothing_is_fused_where_one_stage_cannot_be():
+    trunk = build(tiny_spec(), training=False)
+    trunk.conv5.train()
+    with pytest.raises(UserError, match="BatchNorm2d in training mode"):
+        trunk.fuse()
+    assert all(getattr(trunk, name).fused is None for name in trunk.stage_names)
+
+
+def test_only_floats_are_computed_in():
+    with pytest.raises(UserError, match=r"fuse\(torch.int8\): expected a floating dtype"):
+        build(tiny_spec(), training=False).fuse(torch.int8)

@@ -48,6 +48,12 @@ def parse_args():
     for name in ("rounds", "batch", "size", "channels", "threads"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name} {getattr(args, name)}: expected 1 or more")
+    if args.plot is not None:
+        path = Path(args.plot)
+        if "growth" not in args.what or path.suffix != ".png" or not path.parent.is_dir():
+            raise UsageError(
+                f"--plot {path}: expected a .png in a folder that exists, and growth in --what"
+            )
     return args
 
 
