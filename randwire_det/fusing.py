@@ -19,11 +19,6 @@ class Fusable(nn.Module):
         super().__init__()
         self.fused: nn.Module | None = None
 
-    def records(self, x: Tensor) -> bool:
-        """Whether autograd will ask for a gradient of `x` or of a parameter."""
-        trained = x.requires_grad or any(each.requires_grad for each in self.parameters())
-        return torch.is_grad_enabled() and trained
-
     @property
     def runs_fused(self) -> bool:
         """Whether `fused` is used: as a whole network is or is not, whichever parts are frozen."""

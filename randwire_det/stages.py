@@ -60,11 +60,12 @@ class RandomStage(Fusable):
         Returns:
             (B, channels or, padded with zeros, `width`, ceil(H / stride), ...).
         """
-        recording = self.records(x)
         if self.runs_fused:
             tensors = [node.tensors() for node in self.fused]
             x = _padded(x, padded_width(self.in_channels)).to(tensors[0].depthwise.dtype)
             return self._by_parts(x, tensors)
+        # Whether autograd will ask for a gradient.
+        recording = torch.is_grad_enabled() and (x.requires_grad or self.is_trained())
         if recording and torch.compiler.is_compiling() and x.device.type == "cpu":
             return self._uncompiled(x, keep)
         # A tracer looks for plain operations, and differentiates them itself.
