@@ -5,10 +5,11 @@ aggregation: one per element and edge into a node that has more than one input. 
 that gives its Tables 2 and 3; BN, ReLU, pooling and the output node's average are not in it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import UserError
-from .spec import NetworkSpec, StageSpec
+from .spec import SEP_CONV3X3, NetworkSpec, StageSpec
 
 HEAD_CHANNELS = 1280  # of the classifier's 1x1 convolution, Table 1
 
@@ -74,18 +75,31 @@ def stage_complexity(stage: StageSpec, in_channels: int, in_size: int) -> Comple
     total = Complexity()
     for sources in stage.dag.predecessors:
         node_in = width if sources else in_channels
-        depthwise = 9 * node_in
-        total += Complexity(depthwise, depthwise * size**2, node_in * size**2)
-        total += _conv_bn(node_in, width, kernel=1, size=size)
+        total += OPERATIONS[stage.op](node_in, width, size) + Complexity(params=2 * width)  # BN
         if len(sources) > 1:
             total += Complexity(len(sources), len(sources) * width * size**2)
     return total
 
 
+def _sep_conv3x3(in_channels: int, channels: int, size: int) -> Complexity:
+    depthwise = Complexity(9 * in_channels, 9 * in_channels * size**2, in_channels * size**2)
+    return depthwise + _conv(in_channels, channels, kernel=1, size=size)
+
+
+# By `StageSpec.op`: (in_channels, channels, output size) -> counts of a node's operation without
+# its BN. The layers are those of `operations.OPERATIONS`.
+OPERATIONS: dict[str, Callable[[int, int, int], Complexity]] = {SEP_CONV3X3: _sep_conv3x3}
+
+
 def _conv_bn(in_channels: int, out_channels: int, *, kernel: int, size: int) -> Complexity:
     """A convolution without bias, and the scale and shift of its BN."""
+    conv = _conv(in_channels, out_channels, kernel=kernel, size=size)
+    return conv + Complexity(params=2 * out_channels)
+
+
+def _conv(in_channels: int, out_channels: int, *, kernel: int, size: int) -> Complexity:
     weights = kernel**2 * in_channels * out_channels
-    return Complexity(weights + 2 * out_channels, weights * size**2, out_channels * size**2)
+    return Complexity(weights, weights * size**2, out_channels * size**2)
 
 
 def _strided(size: int, stride: int) -> int:

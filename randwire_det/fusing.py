@@ -1,49 +1,66 @@
-"""BN folded into the convolution before it, for inference, in modules that stay what they were."""
+"""BN folded into the convolution before it: a frozen copy of a model, for inference."""
+
+import copy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UserError
+from .as_built import classes_are_as_imported
+from .errors import UsageError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
-class Fusable(nn.Module):
-    """A module that may hold a second, faster form of its tensors.
+def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
+    """A frozen copy of a model for inference, with the BN of each RandWire in it folded away.
 
-    Attributes:
-        fused: that form, or None. It is in no state dict, and is let go of by `train()` and by
-            loading a state dict, after which it would no longer be the same function.
+    The model may be a trunk, a classifier, a detectron2 model or any module that holds one. It is
+    left unchanged. The copy computes what the model computes in eval mode, with weights of its own:
+    later changes of the model do not reach it, and its state dict has other keys. A stage that
+    cannot be folded (GN, SyncBN, a module that was changed or has hooks) is copied as it is.
+
+    Args:
+        dtype: that the folded stages compute in and put their maps out in, torch.bfloat16 say; by
+            default the weights' own.
+
+    Raises:
+        UsageError: a dtype that is not a floating one.
     """
-
-    def __init__(self):
-        super().__init__()
-        self.fused: nn.Module | None = None
-
-    @property
-    def runs_fused(self) -> bool:
-        """Whether `fused` is used: as a whole network is or is not, whichever parts are frozen."""
-        return self.fused is not None and not torch.is_grad_enabled()
-
-    def train(self, mode: bool = True):
-        if mode:
-            self.fused = None
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self.fused = None
-        super()._load_from_state_dict(*args, **kwargs)
+    if dtype is not None and not dtype.is_floating_point:
+        raise UsageError(f"fuse({dtype}): expected a floating dtype, torch.bfloat16 say")
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    if classes_are_as_imported():
+        for parent in list(frozen.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, Foldable) and child.is_plain():
+                    setattr(parent, name, child.folded(dtype))
+    return frozen
 
 
-class Fused(nn.Module):
-    """Tensors as buffers, which move with the module, and are in no state dict."""
+class Foldable(nn.Module):
+    """A module that `fuse` has another form of."""
+
+    def is_plain(self) -> bool:
+        """Whether it still is what it was built as, with a norm that can be folded."""
+        raise NotImplementedError
+
+    def folded(self, dtype: torch.dtype | None) -> nn.Module:
+        """The module that takes its place in the copy. Called in eval mode, on the copy."""
+        raise NotImplementedError
+
+
+class FoldedTensors(nn.Module):
+    """Tensors as buffers, which move, are copied and are saved with the module."""
 
     def __init__(self, **tensors: Tensor | None):
         super().__init__()
         for name, tensor in tensors.items():
-            self.register_buffer(name, tensor, persistent=False)
+            self.register_buffer(name, tensor)
 
 
-class FusedConv(Fused):
+class FoldedConv(FoldedTensors):
     """A convolution and the BN after it as one convolution."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module, dtype: torch.dtype | None):
@@ -56,25 +73,9 @@ class FusedConv(Fused):
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
-def has_plain_norm(norm: nn.Module) -> bool:
-    """Whether it is a BN, or a frozen one, and no other layer or a subclass of its own ways."""
-    # By name: detectron2's and torchvision's have the same tensors, and neither is needed here.
-    frozen = type(norm).__name__ == "FrozenBatchNorm2d"
-    return frozen or (type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats)
-
-
 @torch.no_grad()
 def fold(weight: Tensor, norm: nn.Module, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what convolution and BN in eval mode do.
-
-    Raises:
-        UserError: the normalisation is no BN, or in training mode.
-    """
-    if not has_plain_norm(norm) or (norm.training and isinstance(norm, nn.BatchNorm2d)):
-        raise UserError(
-            f"fuse(): {type(norm).__name__} in {'training' if norm.training else 'eval'} mode;"
-            " expected BN or FrozenBN, after eval()"
-        )
+    """Weight and bias of a convolution that does what convolution and BN in eval mode do."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = norm.bias - norm.running_mean * scale
     return (weight * scale.view(-1, 1, 1, 1)).to(dtype=dtype), bias.to(dtype=dtype)

@@ -10,7 +10,16 @@ import inspect
 import networkx as nx
 
 from .errors import UserError
-from .graphs import Dag, barabasi_albert, check_seed, erdos_renyi, watts_strogatz
+from .graphs import (
+    Dag,
+    barabasi_albert,
+    check_nodes,
+    check_seed,
+    erdos_renyi,
+    real,
+    watts_strogatz,
+    whole,
+)
 from .spec import SEP_CONV3X3, NetworkSpec, StageSpec
 
 GRAPH_MODELS = {"er": erdos_renyi, "ba": barabasi_albert, "ws": watts_strogatz}
@@ -47,11 +56,12 @@ def generate(
     theta = _graph_parameters(generator, {"k": k, "p": p, "m": m})
     if regime not in REGIMES:
         raise UserError(f"regime {regime!r}: expected one of {', '.join(REGIMES)}")
-    if type(channels) is not int or channels < 1:
-        raise UserError(f"C={channels!r}: expected a whole number of channels >= 1")
-    if type(nodes) is not int or nodes < 1:
-        raise UserError(f"N={nodes!r}: expected a whole number of nodes >= 1")
-    check_seed(seed)
+    given, channels = channels, whole(channels)
+    if channels is None or channels < 1:
+        raise UserError(f"C={given!r}: expected a whole number of channels >= 1")
+    nodes, seed = check_nodes(nodes), check_seed(seed)
+    if not isinstance(seed_per_stage, bool):
+        raise UserError(f"seed_per_stage={seed_per_stage!r}: expected True or False")
 
     def wired(name: str, width: int, num_nodes: int) -> StageSpec:
         # A stage's own seed: no two (seed, stage) pairs share one, as stage numbers have one digit.
@@ -101,7 +111,7 @@ def parameters_of(generator: str) -> tuple[str, ...]:
     Raises:
         UserError: no such model.
     """
-    if generator not in GRAPH_MODELS:
+    if not isinstance(generator, str) or generator not in GRAPH_MODELS:
         raise UserError(f"generator {generator!r}: expected one of {', '.join(GRAPH_MODELS)}")
     arguments = inspect.signature(GRAPH_MODELS[generator]).parameters
     return tuple(name for name in arguments if name not in ("n", "seed"))
@@ -116,4 +126,6 @@ def _graph_parameters(generator: str, given: dict) -> dict:
             raise UserError(
                 f"generator {generator!r} takes {' and '.join(takes)}, but {name} {problem}"
             )
-    return {name: given[name] for name in takes}
+    # Python's own numbers, which a checkpoint can hold; what is no number is refused by the model.
+    numbers = {name: real(given[name]) for name in takes}
+    return {name: given[name] if each is None else each for name, each in numbers.items()}

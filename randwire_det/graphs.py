@@ -5,8 +5,11 @@ lower to the higher index makes it a DAG (supplement of the paper). networkx sta
 module: the rest of the package sees only `Dag`.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from numbers import Integral, Real
 
 import networkx as nx
 
@@ -15,6 +18,8 @@ from .errors import UserError
 # How often WS is drawn until the graph is connected. networkx draws from one stream, so a larger
 # number never changes a graph that a smaller one had found.
 WS_TRIES = 1000
+# More cannot be trained or drawn; a damaged or hostile file must not fill the memory.
+MAX_NODES = 100_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,10 @@ class Dag:
     Attributes:
         num_nodes: N, without the unique input and output node that a stage adds.
         edges: (source, target) pairs with source < target, sorted by target, then source.
+        predecessors: for every node, the nodes it aggregates, ascending.
+        last_read: for every node, those of its predecessors that no later node aggregates.
+        input_nodes: the nodes without an input edge; the unique input node feeds exactly these.
+        output_nodes: the nodes without an output edge; the unique output node averages these.
 
     Raises:
         UserError: no node, or an edge that is no pair, is out of range, runs backwards or doubles.
@@ -31,51 +40,42 @@ class Dag:
 
     num_nodes: int
     edges: tuple[tuple[int, int], ...]
+    # Derived at once, and not when first asked for: torch.compile cannot trace that.
+    predecessors: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    last_read: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    input_nodes: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    output_nodes: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        if not _is_int(self.num_nodes) or self.num_nodes < 1:
-            raise UserError(f"a graph needs a whole number N >= 1 of nodes, got {self.num_nodes!r}")
-        for edge in self.edges:
-            pair = isinstance(edge, tuple | list) and len(edge) == 2
-            if not pair or not all(map(_is_int, edge)):
-                raise UserError(f"edge {edge!r}: expected a pair of node indices")
-            source, target = edge
-            if not 0 <= source < target < self.num_nodes:
-                raise UserError(
-                    f"edge {source} -> {target}: expected 0 <= source < target < {self.num_nodes}"
-                )
-        in_order = sorted(map(tuple, self.edges), key=lambda edge: edge[::-1])
-        if len(set(in_order)) != len(in_order):
-            raise UserError("an edge stands twice; every edge may stand once")
-        object.__setattr__(self, "edges", tuple(in_order))
-
-    @cached_property
-    def predecessors(self) -> tuple[tuple[int, ...], ...]:
-        """For every node, the nodes it aggregates, ascending."""
-        sources = [[] for _ in range(self.num_nodes)]
-        for source, target in self.edges:
+        nodes = whole(self.num_nodes)
+        if nodes is None or not 1 <= nodes <= MAX_NODES:
+            raise UserError(
+                f"a graph needs a whole number N >= 1 of nodes, at most {MAX_NODES},"
+                f" got {self.num_nodes!r}"
+            )
+        if isinstance(self.edges, str) or not isinstance(self.edges, Iterable):
+            raise UserError(f"edges {self.edges!r}: expected pairs of node indices")
+        edges = sorted((_checked(edge, nodes) for edge in self.edges), key=lambda edge: edge[::-1])
+        for edge, following in pairwise(edges):
+            if edge == following:
+                raise UserError(f"duplicate edge {edge[0]} -> {edge[1]}; expected each edge once")
+        sources = [[] for _ in range(nodes)]
+        for source, target in edges:
             sources[target].append(source)
-        return tuple(map(tuple, sources))
-
-    @cached_property
-    def last_read(self) -> tuple[tuple[int, ...], ...]:
-        """For every node, those of its predecessors that no later node aggregates."""
-        reader = dict(self.edges)  # sorted by target: the last one stays
-        return tuple(
-            tuple(source for source in sources if reader[source] == target)
-            for target, sources in enumerate(self.predecessors)
-        )
-
-    @cached_property
-    def input_nodes(self) -> tuple[int, ...]:
-        """The nodes without an input edge; the unique input node feeds exactly these."""
-        return tuple(node for node, sources in enumerate(self.predecessors) if not sources)
-
-    @cached_property
-    def output_nodes(self) -> tuple[int, ...]:
-        """The nodes without an output edge; the unique output node averages exactly these."""
-        sources = {source for source, _ in self.edges}
-        return tuple(node for node in range(self.num_nodes) if node not in sources)
+        reader = dict(edges)  # sorted by target: the last one stays
+        derived = {
+            "num_nodes": nodes,
+            "edges": tuple(edges),
+            "predecessors": tuple(map(tuple, sources)),
+            "last_read": tuple(
+                tuple(source for source in read if reader[source] == target)
+                for target, read in enumerate(sources)
+            ),
+            "input_nodes": tuple(node for node, read in enumerate(sources) if not read),
+            "output_nodes": tuple(node for node in range(nodes) if node not in reader),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
 
 def erdos_renyi(n: int, p: float, seed: int) -> Dag:
@@ -87,8 +87,7 @@ def erdos_renyi(n: int, p: float, seed: int) -> Dag:
     Raises:
         UserError: P outside [0, 1].
     """
-    _check_nodes_and_seed(n, seed)
-    _check_probability("ER", p)
+    n, seed, p = check_nodes(n), check_seed(seed), _check_probability("ER", p)
     return _to_dag(nx.gnp_random_graph(n, p, seed=seed))
 
 
@@ -102,9 +101,9 @@ def barabasi_albert(n: int, m: int, seed: int) -> Dag:
     Raises:
         UserError: M outside 1..N-1.
     """
-    _check_nodes_and_seed(n, seed)
-    if not _is_int(m) or not 1 <= m < n:
-        raise UserError(f"BA(M={m!r}): expected a whole number 1 <= M < N={n}")
+    n, seed, given, m = check_nodes(n), check_seed(seed), m, whole(m)
+    if m is None or not 1 <= m < n:
+        raise UserError(f"BA(M={given!r}): expected a whole number 1 <= M < N={n}")
     start = nx.empty_graph(m + 1)
     start.add_edges_from((node, m) for node in range(m))
     return _to_dag(nx.barabasi_albert_graph(n, m, seed=seed, initial_graph=start))
@@ -119,12 +118,12 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
     Raises:
         UserError: K odd, below 2 or not below N, P outside [0, 1], or no connected graph found.
     """
-    _check_nodes_and_seed(n, seed)
-    if not _is_int(k) or k < 2 or k % 2:
-        raise UserError(f"WS(K={k!r}): expected an even whole number K >= 2")
+    n, seed, given, k = check_nodes(n), check_seed(seed), k, whole(k)
+    if k is None or k < 2 or k % 2:
+        raise UserError(f"WS(K={given!r}): expected an even whole number K >= 2")
     if k >= n:
         raise UserError(f"WS(K={k}): expected K < N={n}, the number of nodes of the stage")
-    _check_probability("WS", p)
+    p = _check_probability("WS", p)
     try:
         graph = nx.connected_watts_strogatz_graph(n, k, p, tries=WS_TRIES, seed=seed)
     except nx.NetworkXError:
@@ -140,21 +139,49 @@ def _to_dag(graph: nx.Graph) -> Dag:
     return Dag(graph.number_of_nodes(), edges)
 
 
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _checked(edge, nodes: int) -> tuple[int, int]:
+    pair = isinstance(edge, tuple | list) and len(edge) == 2
+    source, target = map(whole, edge) if pair else (None, None)
+    if source is None or target is None:
+        raise UserError(f"edge {edge!r}: expected a pair of node indices")
+    if not 0 <= source < target < nodes:
+        raise UserError(f"edge {source} -> {target}: expected 0 <= source < target < {nodes}")
+    return source, target
 
 
-def check_seed(seed):
-    if not _is_int(seed) or seed < 0:
+def whole(value) -> int | None:
+    """A whole number of any kind, numpy's too, as Python's own; None for everything else.
+
+    Only Python's own can be written into JSON, and read back from a checkpoint by torch.
+    """
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def real(value) -> float | int | None:
+    """As `whole`, of a finite real number; whole numbers stay whole."""
+    if isinstance(value, Integral):
+        return whole(value)
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+
+
+def check_seed(seed) -> int:
+    """The seed as Python's own number."""
+    found = whole(seed)
+    if found is None or found < 0:
         raise UserError(f"seed={seed!r}: expected a whole number >= 0")
+    return found
 
 
-def _check_nodes_and_seed(n, seed):
-    if not _is_int(n) or n < 1:
-        raise UserError(f"N={n!r}: expected a whole number of nodes >= 1")
-    check_seed(seed)
+def check_nodes(n) -> int:
+    """The number of nodes as Python's own number."""
+    found = whole(n)
+    if found is None or not 1 <= found <= MAX_NODES:
+        raise UserError(f"N={n!r}: expected a whole number of nodes >= 1, at most {MAX_NODES}")
+    return found
 
 
-def _check_probability(model, p):
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+def _check_probability(model, p) -> float | int:
+    found = real(p)
+    if found is None or not 0 <= found <= 1:
         raise UserError(f"{model}(P={p!r}): expected a probability 0 <= P <= 1")
+    return found

@@ -4,14 +4,17 @@ There is one trunk. The classifier here and the detectron2 backbone are thin wra
 that both call it `trunk`, so that the weights of one are the weights of the other by name.
 """
 
+from collections import Counter
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .as_built import conv_configuration, is_plain_conv, is_plain_norm, is_untouched
 from .complexity import HEAD_CHANNELS
 from .errors import UsageError, UserError
-from .fusing import Fusable, FusedConv
-from .nodes import Node, Norm
+from .fusing import Foldable, FoldedConv, fuse
+from .nodes import Norm
 from .spec import NetworkSpec
 from .stages import ConvStage, RandomStage
 from .wiring import Keep
@@ -32,12 +35,13 @@ class RandWire(nn.Module):
 
     Attributes:
         out_channels, out_strides: by name, for the features put out, in order of depth.
+        dropped_edge: as given to `drop_edge`, None at first.
 
     Raises:
         UserError: a feature that the spec does not have, or none; an unknown memory; and on loading
             a state dict, one that belongs to another spec. Almost every tensor keeps its name and
-            shape under any wiring, so the digest of the spec travels in the state dict as the
-            buffer `spec_digest`.
+            shape under any wiring, so every state dict holds the spec's digest as `spec_digest`:
+            (32,), a byte each, in float32, so that an average of state dicts still has it.
     """
 
     def __init__(
@@ -66,8 +70,10 @@ class RandWire(nn.Module):
             channels, stride = stage.channels, stride * stage.stride
             if stage.name in wanted:
                 self.out_channels[stage.name], self.out_strides[stage.name] = channels, stride
-        self.register_buffer("spec_digest", _digest_tensor(spec))
-        self._dropped: tuple[Node, int] | None = None
+        # Of all `droppable_edges`, 0 for the one left out. Not a buffer: a buffer holds only
+        # what a state dict brings back.
+        self._edge_mask: Tensor | None = None
+        self.dropped_edge: tuple[str, int, int] | None = None
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -78,55 +84,39 @@ class RandWire(nn.Module):
         # Depthwise convolutions are several times faster in channels-last.
         x = x.contiguous(memory_format=torch.channels_last)
         features = {}
-        keep = self._what_to_keep()
+        extra = self._arguments(x.device)
         for name in self.stage_names:
-            x = getattr(self, name)(x, *keep.get(name, ()))
+            x = getattr(self, name)(x, *extra.get(name, ()))
             if name in self.out_channels:
-                features[name] = x[:, : self.out_channels[name]]
+                features[name] = x
         return features
 
-    def _what_to_keep(self) -> dict[str, tuple[Keep]]:
-        """For every random stage, an argument more than its input."""
+    def _arguments(self, device: torch.device) -> dict[str, tuple]:
+        """For every random stage, its arguments after its input."""
+        keep = self._what_to_keep()
+        if self._edge_mask is None:
+            return {name: (each,) for name, each in keep.items()}
+        counts = Counter(name for name, _, _ in self.droppable_edges())
+        masks = self._edge_mask.to(device).split(list(counts.values()))
+        masks = dict(zip(counts, masks, strict=True))
+        return {name: (each, masks.get(name)) for name, each in keep.items()}
+
+    def _what_to_keep(self) -> dict[str, Keep]:
+        """For every random stage, what a training step keeps for its backward."""
         stages = {name: getattr(self, name) for name in self.stage_names}
         stages = {name: each for name, each in stages.items() if isinstance(each, RandomStage)}
         if self.memory == "standard":
             # The late stages' maps are small: one more of each node costs little memory.
-            late = {name: (Keep.CONVOLUTIONS,) for name in stages if name in ("conv4", "conv5")}
-            return dict.fromkeys(stages, (Keep.SUMS_AND_MAPS,)) | late
-        keep = dict.fromkeys(stages, (Keep.MAPS,))
+            late = {name: Keep.CONVOLUTIONS for name in stages if name in ("conv4", "conv5")}
+            return dict.fromkeys(stages, Keep.SUMS_AND_MAPS) | late
+        keep = dict.fromkeys(stages, Keep.MAPS)
         # The backward comes to the first one when it has let go of the others.
         first = next((name for name, stage in stages.items() if stage.is_trained()), None)
-        return keep | {first: (Keep.NOTHING,)}
+        return keep if first is None else keep | {first: Keep.NOTHING}
 
     def fuse(self, dtype: torch.dtype | None = None) -> "RandWire":
-        """Make inference faster: BN becomes part of the convolutions.
-
-        Used under torch.no_grad() and torch.inference_mode(), until `train()` or another state
-        dict. Parameters and state dict stay as they are; the folded weights take as much memory
-        again.
-
-        Args:
-            dtype: to compute in and to put the maps out in, torch.bfloat16 say; by default the
-                weights' own.
-
-        Returns:
-            this trunk.
-
-        Raises:
-            UserError: in training mode, a normalisation that cannot be folded, a dtype that is no
-                float; nothing is fused then.
-        """
-        if dtype is not None and not dtype.is_floating_point:
-            raise UsageError(f"fuse({dtype}): expected a floating dtype, torch.bfloat16 say")
-        stages = [getattr(self, name) for name in self.stage_names]
-        try:
-            for stage in stages:
-                stage.fuse(dtype)
-        except UserError:
-            for stage in stages:
-                stage.fused = None
-            raise
-        return self
+        """A frozen copy for inference with BN folded into the convolutions; see `fusing.fuse`."""
+        return fuse(self, dtype)
 
     def droppable_edges(self) -> list[tuple[str, int, int]]:
         """The edges whose target has other inputs, too: (source, target) nodes of a stage.
@@ -154,29 +144,63 @@ class RandWire(nn.Module):
         Raises:
             UserError: no such edge, or the only one into its target.
         """
-        if edge is not None and edge not in self.droppable_edges():
+        edges = self.droppable_edges()
+        if edge is not None and edge not in edges:
             raise UserError(f"edge {edge}: expected one of droppable_edges()")
-        if self._dropped is not None:
-            node, position = self._dropped
-            node.edge_mask[position] = 1
-            self._dropped = None
+        self.dropped_edge, self._edge_mask = edge, None
         if edge is not None:
-            name, source, target = edge
-            stage = getattr(self, name)
-            node, position = stage.nodes[target], stage.dag.predecessors[target].index(source)
-            node.edge_mask[position] = 0
-            self._dropped = node, position
+            # A new tensor each time, as another edge may be left out before a backward. Each step
+            # has one, whichever the edge, so that a compiled step is not compiled again.
+            self._edge_mask = torch.ones(len(edges), device="cpu")
+            self._edge_mask[edges.index(edge)] = 0
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        theirs = state_dict.get(prefix + "spec_digest")
-        # Compared as numbers: whoever averages or shrinks weights may have cast this tensor, too.
-        if theirs is not None and theirs.tolist() != _digest_tensor(self.spec).tolist():
-            theirs = "".join(f"{int(byte):02x}" for byte in theirs.flatten().tolist())
-            raise UserError(
-                f"these weights belong to another network (spec digest {theirs[:12]}); this one is"
-                f" {self.spec.describe()}. Build the network from the spec of the weights."
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "spec_digest"] = self.spec_digest
+
+    @property
+    def spec_digest(self) -> Tensor:
+        """The spec's digest as it stands in a state dict: (32,), a byte each, float32.
+
+        Made for every state dict, and no buffer: averaging or casting a model in place, or giving
+        it memory that was never filled, leaves it alone.
+        """
+        digest = list(bytes.fromhex(self.spec.digest))
+        return torch.tensor(digest, dtype=torch.float32, device="cpu")
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, metadata, strict, missing, unexpected, errors
+    ):
+        key = prefix + "spec_digest"
+        if key in state_dict:
+            self._check_digest(state_dict[key])
+        elif strict:
+            missing.append(key)
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing, unexpected, errors
+        )
+        if key in unexpected:  # for torch, only parameters and buffers are expected
+            unexpected.remove(key)
+
+    def _check_digest(self, theirs: Tensor) -> None:
+        name = "unreadable"
+        if theirs.shape == (32,) and not theirs.is_meta:
+            # Rounded: an average of equal state dicts, or one cast to half, is off by a little.
+            theirs = theirs.detach().to("cpu", torch.float64).round()
+            if torch.equal(theirs, self.spec_digest.double()):
+                return
+            if bool(((theirs >= 0) & (theirs <= 255)).all()):
+                name = bytes(map(int, theirs.tolist())).hex()[:12]
+        raise UserError(
+            f"these weights belong to another network (spec digest {name}); this one is"
+            f" {self.spec.describe()}. Build the network from the spec of the weights."
+        )
+
+    def __prepare_scriptable__(self):
+        raise UserError(
+            "torch.jit.script cannot compile a RandWire; expected torch.jit.trace(model.eval(), x)"
+            " or torch.export.export(model.eval(), (x,))"
+        )
 
 
 class RandWireClassifier(nn.Module):
@@ -211,13 +235,11 @@ class RandWireClassifier(nn.Module):
         return self.head(features)
 
     def fuse(self, dtype: torch.dtype | None = None) -> "RandWireClassifier":
-        """See `RandWire.fuse`; fc, and so the logits, keep their own dtype."""
-        self.trunk.fuse(dtype)
-        self.head.fuse(dtype)
-        return self
+        """See `fusing.fuse`; fc, and so the logits, keep their own dtype."""
+        return fuse(self, dtype)
 
 
-class Head(Fusable):
+class Head(Foldable):
     """The classifier's head, the only part of a classifier that a detector leaves out."""
 
     def __init__(self, in_channels, head_channels, num_classes, dropout, norm):
@@ -226,19 +248,23 @@ class Head(Fusable):
         self.norm = norm(head_channels)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(head_channels, num_classes)
+        self.built = conv_configuration(self.conv)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
-        if self.runs_fused:
-            x = F.relu(self.fused(x)).mean((2, 3)).to(self.fc.weight.dtype)
-            return self.fc(x)
-        x = F.relu(self.norm(self.conv(x)))
-        return self.fc(self.dropout(x.mean((2, 3))))
+        """(B, in_channels, H, W) to logits (B, num_classes)."""
+        x = F.relu(self.norm(self.conv(F.relu(x))))
+        x = x.mean((2, 3)).to(self.fc.weight.dtype)  # of another dtype where it was fused
+        return self.fc(self.dropout(x))
 
-    def fuse(self, dtype: torch.dtype | None) -> None:
-        """See `RandWire.fuse`."""
-        self.fused = FusedConv(self.conv, self.norm, dtype)
+    def is_plain(self) -> bool:
+        plain = type(self) is Head and is_untouched(self)
+        return plain and is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
+
+    def folded(self, dtype: torch.dtype | None) -> "Head":
+        self.conv, self.norm = FoldedConv(self.conv, self.norm, dtype), nn.Identity()
+        self.dropout = nn.Identity()
+        return self
 
 
 def _initialise(module: nn.Module):
@@ -247,7 +273,3 @@ def _initialise(module: nn.Module):
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.01)
         nn.init.zeros_(module.bias)
-
-
-def _digest_tensor(spec: NetworkSpec) -> Tensor:
-    return torch.tensor(list(bytes.fromhex(spec.digest)), dtype=torch.uint8)

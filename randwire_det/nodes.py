@@ -6,61 +6,75 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fusing import fold, has_plain_norm
+from .as_built import conv_configuration, is_plain_conv, is_plain_norm, is_untouched
+from .fusing import fold
+from .operations import OPERATIONS
+from .spec import SEP_CONV3X3
 from .wiring import Affine, NodeTensors
 
 Norm = Callable[[int], nn.Module]  # channels -> a normalisation layer
 
 
 class Node(nn.Module):
-    """Weighted sum with positive weights -> ReLU -> 3x3 separable convolution -> BN.
+    """Weighted sum with positive weights -> ReLU -> the stage's operation -> BN.
 
     A node with one input has no weight: a positive scale there is absorbed by the BN that follows.
 
     Args:
+        op: a name of `operations.OPERATIONS`, by default the 3x3 separable convolution.
         in_channels: of every input.
         channels: of the output.
         num_inputs: input degree; the unique input node counts as one.
-        stride: of the 3x3 convolution; 2 for the nodes right after a stage's input.
+        stride: of the operation; 2 for the nodes right after a stage's input.
         norm: makes the normalisation layer.
     """
 
-    def __init__(self, in_channels: int, channels: int, num_inputs: int, stride: int, norm: Norm):
+    def __init__(
+        self, op: str, in_channels: int, channels: int, num_inputs: int, stride: int, norm: Norm
+    ):
         super().__init__()
         if num_inputs > 1:
             # w = sigmoid(logit) is positive (footnote 4); zero starts every edge at one half.
             self.edge_logits = nn.Parameter(torch.zeros(num_inputs))
-            # 0 for an edge that a training step leaves out (RandWire.drop_edge). A factor, so that
-            # every weight stays in the graph: DDP waits for the gradient of each.
-            self.register_buffer("edge_mask", torch.ones(num_inputs), persistent=False)
-        # Separable as in Xception (footnote 6): nothing stands between the two convolutions.
-        self.depthwise = nn.Conv2d(
-            in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
-        )
-        self.pointwise = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.op = op
+        layers = OPERATIONS[op](in_channels, channels, stride)
+        self.layer_names = tuple(layers)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
         self.norm = norm(channels)
+        if op == SEP_CONV3X3:  # the one that `wiring.run` knows
+            self.built = tuple(conv_configuration(layer) for layer in layers.values())
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """`num_inputs` maps (B, in_channels, H, W) to one (B, channels, H/stride, W/stride)."""
-        return self.norm(self.pointwise(self.depthwise(F.relu(self.aggregate(inputs)))))
+    def forward(self, inputs: Sequence[Tensor], edge_mask: Tensor | None = None) -> Tensor:
+        """`num_inputs` maps (B, in_channels, H, W) to one (B, channels, H/stride, W/stride).
 
-    def aggregate(self, inputs: Sequence[Tensor]) -> Tensor:
+        Args:
+            edge_mask: (num_inputs,), 0 for an edge that a training step leaves out, else 1.
+        """
+        x = F.relu(self.aggregate(inputs, edge_mask))
+        for name in self.layer_names:
+            x = getattr(self, name)(x)
+        return self.norm(x)
+
+    def aggregate(self, inputs: Sequence[Tensor], edge_mask: Tensor | None = None) -> Tensor:
         """The weighted sum of all inputs, as one map."""
-        weights = self.edge_weights()
+        weights = self.edge_weights(edge_mask)
         if weights is None:
             return inputs[0]
         total = inputs[0] * weights[0]
-        for data, weight in zip(inputs[1:], weights[1:], strict=True):
-            total = torch.addcmul(total, data, weight)
+        for position in range(1, len(inputs)):  # a weight at a time, which torch.fx can follow
+            total = torch.addcmul(total, inputs[position], weights[position])
         return total
 
-    def edge_weights(self) -> Tensor | None:
-        """(num_inputs,), positive but for the edge that is left out; None for a single input."""
+    def edge_weights(self, edge_mask: Tensor | None = None) -> Tensor | None:
+        """(num_inputs,), positive but for an edge that is left out; None for a single input."""
         if not hasattr(self, "edge_logits"):
             return None
         weights = self.edge_logits.sigmoid()
-        # A copy, as another edge may be left out before the backward of this forward.
-        return weights * self.edge_mask.clone() if self.training else weights
+        if edge_mask is None or not self.training:
+            return weights
+        # A factor, so that every weight stays in the graph: DDP waits for the gradient of each.
+        return weights * edge_mask.to(weights.dtype)
 
     # --- for `wiring.run`, which computes a whole stage by the same tensors
 
@@ -69,18 +83,22 @@ class Node(nn.Module):
         return type(self.norm) is nn.BatchNorm2d and self.norm.training
 
     def is_plain(self) -> bool:
-        """Whether the node is still what it was built as, with a BN that `wiring.run` knows."""
-        convolutions = type(self.depthwise) is nn.Conv2d and type(self.pointwise) is nn.Conv2d
-        parts = (self, self.depthwise, self.pointwise, self.norm)
-        return has_plain_norm(self.norm) and convolutions and not any(map(_has_hooks, parts))
+        """Whether the node still is what it was built as, and `wiring.run` knows all of it."""
+        return (
+            self.op == SEP_CONV3X3
+            and is_untouched(self, ("forward", "aggregate", "edge_weights", "_call_impl"))
+            and is_plain_conv(self.depthwise, self.built[0])
+            and is_plain_conv(self.pointwise, self.built[1])
+            and is_plain_norm(self.norm)
+        )
 
-    def tensors(self) -> NodeTensors:
+    def tensors(self, edge_mask: Tensor | None = None) -> NodeTensors:
         """What the node computes with."""
         norm, statistics = self.norm, (None, None)
         if not self.takes_batch_statistics:
             statistics = norm.running_mean, norm.running_var
         return NodeTensors(
-            self.edge_weights(),
+            self.edge_weights(edge_mask),
             self.depthwise.weight,
             self.pointwise.weight,
             *(norm.weight, norm.bias),
@@ -89,15 +107,14 @@ class Node(nn.Module):
 
     @torch.no_grad()
     def folded(self, dtype: torch.dtype | None) -> NodeTensors:
-        """As `tensors`, of a node in eval mode, with BN in the 1x1 convolution.
+        """As `tensors`, of a plain node in eval mode, with BN in the 1x1 convolution.
 
         Args:
             dtype: of all but the edges' weights; by default their own.
         """
         pointwise, bias = fold(self.pointwise.weight, self.norm, dtype)
-        depthwise = self.depthwise.weight.to(pointwise.dtype)
-        edges = self.edge_logits.sigmoid() if hasattr(self, "edge_logits") else None
-        return NodeTensors(edges, depthwise, pointwise, None, bias, None, None)
+        depthwise = self.depthwise.weight.to(pointwise.dtype, copy=True)
+        return NodeTensors(self.edge_weights(), depthwise, pointwise, None, bias, None, None)
 
     @torch.no_grad()
     def record_statistics(self, affine: Affine) -> None:
@@ -116,11 +133,9 @@ class Node(nn.Module):
             running.lerp_(of_batch[: len(running)].to(running.dtype), momentum)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(hooks)
+# As it was when this package was imported: a `Node.forward` patched for all nodes counts, too.
+_METHODS = (Node.forward, Node.aggregate, Node.edge_weights)
+
+
+def node_class_is_as_imported() -> bool:
+    return (Node.forward, Node.aggregate, Node.edge_weights) == _METHODS

@@ -44,6 +44,8 @@ class StageSpec:
             raise UserError(f"{where}: channels {self.channels!r}, expected a whole number >= 1")
         if type(self.stride) is not int or self.stride not in (1, 2):
             raise UserError(f"{where}: stride {self.stride!r}, expected 1 or 2")
+        if self.dag is not None and not isinstance(self.dag, Dag):
+            raise UserError(f"{where}: wiring {self.dag!r}, expected a Dag, or None")
         ops = (CONV3X3,) if self.dag is None else NODE_OPS
         if self.op not in ops:
             raise UserError(f"{where}: op {self.op!r}, expected one of {', '.join(ops)}")
@@ -91,6 +93,9 @@ class NetworkSpec:
     provenance: dict = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
+        is_list = isinstance(self.stages, tuple | list)
+        if not is_list or not all(isinstance(each, StageSpec) for each in self.stages):
+            raise UserError(f"stages {self.stages!r}: expected a tuple of StageSpec")
         names = [stage.name for stage in self.stages]
         expected = [f"conv{i}" for i in range(1, len(names) + 1)]
         if not names or names != expected:

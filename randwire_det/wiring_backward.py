@@ -5,10 +5,9 @@ gradient is a sum over channels of what BN's backward sums anyway: no product of
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .wiring import Keep, NodeTensors, depthwise, run, sum_of
+from .wiring import Keep, NodeTensors, depthwise, padded, relu_of_input, run, sum_of
 
 
 class RandomWiring(torch.autograd.Function):
@@ -53,7 +52,8 @@ def _gradients(ctx, gradient):
         _, kept, _ = run(ctx.plan, x, nodes, Keep.MAPS, ctx.affines)
     back = _Backward(ctx.plan, x, nodes, kept, ctx.affines, ctx.needs_input_grad[3])
     outputs = ctx.plan.dag.output_nodes
-    share = (gradient / len(outputs)).contiguous(memory_format=torch.channels_last)
+    share = padded(gradient / len(outputs), ctx.plan.width)
+    share = share.contiguous(memory_format=torch.channels_last)
     for node in outputs:  # which no other node reads, so that nothing is added to it
         back.of_outputs[node] = share
     del share
@@ -83,7 +83,7 @@ class _Backward:
         they belong."""
         sources = self.plan.dag.predecessors[index]
         node = self.nodes[index]
-        by_depth, by_point = node.weights_at(*self.plan.shape_of(index, self.x))
+        by_depth, by_point = node.weights_at(*self.plan.widths_of(index), self.x.dtype)
         gradient, of_gamma, of_beta = self._through_norm(
             index, self.of_outputs[index], [True, needed.gamma, needed.beta]
         )
@@ -113,7 +113,7 @@ class _Backward:
         """The gradient of the stage's input, once all nodes have been gone through."""
         if self.of_relu_x is None:
             return None
-        return torch.ops.aten.threshold_backward(self.of_relu_x, self.x, 0)
+        return torch.ops.aten.threshold_backward(self.of_relu_x[:, : self.x.shape[1]], self.x, 0)
 
     def _sum_of(self, index):
         """The node's sum after ReLU, computed again where it was not kept."""
@@ -123,7 +123,7 @@ class _Backward:
         if sources:
             return sum_of(sources, self.nodes[index].edges, self.maps, self.affines)
         if self.relu_x is None:
-            self.relu_x = F.relu(self.x)
+            self.relu_x = relu_of_input(self.plan, self.x)
         return self.relu_x
 
     def _through_norm(self, index, gradient, mask):

@@ -67,3 +67,9 @@ def run_both(trunk, image):
     expected = evaluate(trunk.spec, parameters | statistics, image, trunk.training)
     ours = trunk(image)
     return ours, expected, statistics
+
+
+def far(maps, exact):
+    """Root mean square of the differences, relative to that of the exact values."""
+    differences = torch.cat([(maps[name].float() - exact[name]).flatten() for name in exact])
+    return float(differences.norm() / torch.cat([each.flatten() for each in exact.values()]).norm())

@@ -3,6 +3,7 @@
 import json
 
 import networkx as nx
+import numpy as np
 import pytest
 from conftest import THETA, run_python, tiny_spec
 
@@ -144,6 +145,8 @@ def test_theta_must_be_what_the_model_takes(generator, parameter):
         ({"generator": "wz"}, "wz", "er, ba, ws"),
         ({"generator": "WS"}, "WS", "er, ba, ws"),
         ({"regime": "large"}, "large", "small, regular"),
+        *(({"seed_per_stage": bad}, bad, "True or False") for bad in ("yes", 1, None)),
+        ({"nodes": 10**9}, 10**9, "at most"),
         ({"regime": None}, None, "small, regular"),
         *(({"channels": bad}, bad, ">= 1") for bad in (0, -1, 7.5, "78", True, None)),
         *(({"nodes": bad}, bad, ">= 1") for bad in (0, -1, 7.5, "32", True, None)),
@@ -163,6 +166,26 @@ def test_a_bad_argument_is_named_with_its_rule(change, value, rule):
     assert repr(value) in str(caught.value)
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_generator_that_is_no_name_is_refused():
+    with pytest.raises(UserError, match=r"generator \['ws'\]: expected one of er, ba, ws"):
+        generate(["ws"], seed=1, regime="small", channels=4)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8], ids=str)
+def test_numpy_numbers_are_as_good_as_pythons(kind, tmp_path):
+    """Kept as they are, they could not be written into a checkpoint."""
+    names = {"channels": kind(4), "nodes": kind(10), "seed": kind(1)}
+    for generator, theta in (
+        ("ws", {"k": kind(4), "p": np.float32(0.75)}),
+        ("er", {"p": np.float64(0.3)}),
+        ("ba", {"m": kind(2)}),
+    ):
+        spec = tiny_spec(generator, **names, **theta)
+        assert spec == tiny_spec(generator, **{k: v.item() for k, v in theta.items()})
+        assert NetworkSpec.from_json(spec.to_json()).provenance == spec.provenance
+        assert {type(value) for value in spec.provenance.values()} <= {int, float, str, bool}
 
 
 def test_a_stage_too_small_for_its_wiring_is_named():

@@ -231,3 +231,9 @@ def test_a_dag_refuses_a_bad_node_count(num_nodes):
 def test_a_dag_refuses_a_bad_edge(edges):
     with pytest.raises(UserError, match="edge"):
         Dag(3, edges)
+
+
+@pytest.mark.parametrize("edges", [None, 5, "01", {0: 1}])
+def test_a_dag_refuses_what_holds_no_edges(edges):
+    with pytest.raises(UserError, match=r"expected (pairs|a pair) of node indices"):
+        Dag(2, edges)

@@ -42,7 +42,7 @@ def node_by_node(model: nn.Module) -> nn.Module:
 
 
 def _node_by_node(stage: RandomStage, x: Tensor, keep=None) -> Tensor:
-    return stage.node_by_node(x[:, : stage.in_channels])
+    return stage.node_by_node(x)
 
 
 def images(batch: int, size: int, device: str) -> Tensor:
