@@ -104,7 +104,6 @@ def _processor(device: str) -> str:
 
 def forward(args) -> dict:
     """Seconds of an inference, and how far from the fastest large product the multiply-adds are."""
-    import copy
 
     import torch
 
@@ -115,8 +114,8 @@ def forward(args) -> dict:
     models = {name: calibrated(name, args, x) for name in (*networks.BASELINES, networks.RANDWIRE)}
     base = models[networks.RANDWIRE]
     models[networks.PLAIN] = calibrated(networks.PLAIN, args, x)
-    models["RandWire, fuse()"] = copy.deepcopy(base).eval().fuse()
-    models["RandWire, fuse(bfloat16)"] = copy.deepcopy(base).eval().fuse(torch.bfloat16)
+    models["RandWire, fuse()"] = base.fuse()
+    models["RandWire, fuse(bfloat16)"] = base.fuse(torch.bfloat16)
     cases = {name: networks.forward(model, x) for name, model in models.items()}
     if args.compile:
         for name in ("ResNet-50", "RandWire, fuse()"):
