@@ -21,9 +21,7 @@ elsewhere cannot run code. Layout (version 1):
 
 import math
 import os
-import pickle
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import BinaryIO
 
 import torch
 
+from .archive import read_plain
 from .errors import UserError
 from .spec import NetworkSpec
 
@@ -238,6 +237,9 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
     for key in ("model", "ema"):
         if not _is_state_dict(data.get(key)) and not (key == "ema" and data[key] is None):
             raise UserError(f"{path}: its {key} is no state dict; the file is damaged")
+        for name, tensor in (data[key] or {}).items() if kind != "detector" else ():
+            if tensor.is_complex():
+                raise UserError(f"{path}: its weight {name} is of complex numbers, expected real")
     try:
         _check_network(kind, data.get("spec"), data["architecture"])
     except UserError as error:
@@ -257,6 +259,11 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
             )
         raise UserError(f"{path} is a {kind}, expected a {' or '.join(kinds)}")
     return data
+
+
+def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+    """Whether a tensor of a file can take a place in a model: torch would cut complex numbers."""
+    return theirs.shape == ours.shape and theirs.is_complex() == ours.is_complex()
 
 
 def _is_state_dict(value: object) -> bool:
@@ -286,38 +293,6 @@ def _check_network(kind: str, spec: object, architecture: object) -> None:
         f"architecture {architecture!r}: expected a name and a width, such as"
         " {'name': 'resnet50', 'width': 1.0}"
     )
-
-
-def read_plain(path: str | Path):
-    """torch.load of plain data and tensors on the CPU, with a UserError for what cannot be read."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        _check_crc(path)
-        return data
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} was refused: it is no torch file, or holds more than plain data and tensors,"
-            " which could run code on loading"
-        ) from None
-    except Exception as error:  # on broken bytes the unpickler may raise anything at all
-        reason = str(error).partition(". ")[0] or "it ends too early"
-        if isinstance(error, KeyError):  # all it says is a byte that is no opcode
-            reason = "no torch file"
-        raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
-
-
-def _check_crc(path: Path) -> None:
-    """Raise where a tensor is not as it was written, which torch.load takes without a word.
-
-    It reads the file once more: well under a second a gigabyte, as it is in memory by now.
-    """
-    if zipfile.is_zipfile(path):  # torch before 1.6 wrote none
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def _umask() -> int:

@@ -4,6 +4,8 @@ import os
 import pickle
 import random
 import resource
+import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -277,6 +279,115 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(saved):
         else:
             assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert refused > 20
+
+
+def headers(path):
+    """The places in an archive that hold no content, of two records and of the archive's end."""
+    whole = path.read_bytes()
+    places = list(range(whole.rindex(b"PK\x06\x06"), len(whole)))
+    with zipfile.ZipFile(path) as archive:
+        for name in (b"archive/data.pkl", b"archive/data/0"):
+            record = archive.getinfo(name.decode())
+            start, entry = record.header_offset, whole.index(name, archive.start_dir) - 46
+            name_and_extra = sum(struct.unpack("<HH", whole[start + 26 : start + 30]))
+            places += range(start, start + 30 + name_and_extra)
+            places += range(entry, entry + 46 + len(name))
+    return places
+
+
+def plain(content):
+    """With lists in place of tensors, to be compared by ==."""
+    if isinstance(content, dict):
+        return {key: plain(value) for key, value in content.items()}
+    return content.tolist() if isinstance(content, torch.Tensor) else content
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_any_bit_of_a_header_is_refused_or_changes_nothing(tmp_path, kind):
+    """One of them makes a folder of a record for torch, which then hands out other numbers."""
+    path = tmp_path / "x.pth"
+    detector = {"ema": {"w": torch.rand(3)}, "optimizer": {"state": {0: {"m": torch.rand(2)}}}}
+    model = {"w": torch.rand(3, 2), "n": torch.arange(4)}
+    save(path, kind=kind, model=model, **(detector if kind == "detector" else {}))
+    whole, before = path.read_bytes(), plain(load_checkpoint(path))
+    refused = 0
+    with open(path, "r+b", buffering=0) as file:
+        for place in headers(path):
+            for bit in range(8):
+                os.pwrite(file.fileno(), bytes([whole[place] ^ 1 << bit]), place)
+                try:
+                    assert plain(load_checkpoint(path)) == before, (place, bit)
+                except UserError as error:
+                    refused += 1
+                    assert "\n" not in str(error)
+            os.pwrite(file.fileno(), whole[place : place + 1], place)
+    assert refused > 1000
+
+
+def test_a_compressed_archive_is_refused_before_it_is_inflated(saved):
+    """torch would inflate it, to a thousand times its size."""
+    with zipfile.ZipFile(saved) as archive:
+        records = {record.filename: archive.read(record) for record in archive.infolist()}
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+        with archive.open("archive/bomb", "w") as bomb:
+            for _ in range(64):
+                bomb.write(bytes(2**20))
+    assert torch.load(saved, weights_only=True)["kind"] == "classifier"
+    tracemalloc.start()
+    assert "is compressed" in refusal(saved)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_record_that_is_there_twice_is_refused(saved):
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.writestr(archive.namelist()[-1], b"")
+    assert "two records have one name" in refusal(saved)
+
+
+def test_records_that_share_their_bytes_are_refused(saved):
+    """A small file may so hold any amount: its directory names one record again and again."""
+    whole = saved.read_bytes()
+    with zipfile.ZipFile(saved) as archive:
+        first, start = archive.infolist()[0], archive.start_dir
+    entry = bytearray(whole[start : start + 46 + len(first.filename)])
+    copies = b""
+    for number in range(99):
+        entry[-8:] = b"%08d" % number
+        copies += entry
+    size = len(whole) - whole.index(b"PK\x06\x06", start)
+    directory = whole[start:-size] + copies
+    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, *[99 + 7] * 2, len(directory), start, 0)
+    saved.write_bytes(whole[:start] + directory + end)
+    with zipfile.ZipFile(saved) as archive:
+        assert len(archive.infolist()) >= 99
+    assert "overlap" in refusal(saved)
+
+
+ODD_TENSORS = {  # made where they are needed: torch warns of some
+    "meta": (lambda: torch.zeros(3, device="meta"), "meta"),
+    "sparse": (lambda: torch.eye(3).to_sparse(), "sparse"),
+    "quantized": (
+        lambda: torch._empty_affine_quantized(3, scale=1, dtype=torch.qint8),
+        "quantized",
+    ),
+    "complex": (lambda: torch.ones(3, dtype=torch.complex64), "complex"),
+    "expanded": (lambda: torch.ones(1).expand(10**12), "1000000000000"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("odd", ODD_TENSORS)
+def test_a_tensor_that_no_weight_can_be_is_refused_by_name(saved, odd):
+    make, reason = ODD_TENSORS[odd]
+    for key in ("model", "ema"):
+        save(saved, **{"model": classifier().state_dict(), key: {"fc.odd": make()}})
+        message = refusal(saved)
+        assert "fc.odd" in message and reason in message
 
 
 def test_a_flipped_bit_in_a_weight_is_refused(saved):
