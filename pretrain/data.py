@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -23,6 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
 from randwire_det.parallel import batches_of, keep_working
+from randwire_det.pictures import read_picture, reason
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
@@ -113,17 +114,13 @@ class ClassFolders(Dataset):
 
 
 def _read(path: str) -> Image.Image | str:
-    """The image in RGB, or in a few words why it cannot be read."""
+    """The image, or in a few words why it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF and the like would fill the log
-            with Image.open(path) as file:
-                return file.convert("RGB")
-    except UnidentifiedImageError:
-        return "empty, or of no format that Pillow knows"
+            return read_picture(path)
     except Exception as error:  # PIL raises almost anything at broken bytes
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return reason.splitlines()[0]
+        return reason(error)
 
 
 def open_data(cfg: CfgNode) -> tuple[ClassFolders, ClassFolders]:

@@ -430,9 +430,11 @@ def gone(path):
 
 def bomb(path):
     """A PNG of 65,000 x 65,000 pixels, as its header has it."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    chunks = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
+    for chunk in (b"IHDR" + header, b"IDAT" + zlib.compress(b"")):
+        chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(chunks)
 
 
 BREAKAGES = [truncated, zero_bytes, text, gone, bomb]
