@@ -18,6 +18,7 @@ from conftest import REPO, run_python
 from PIL import Image
 from pretrain_helpers import EPOCH_LENGTH, make_folders, message_of, tiny
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import RandomResizedCrop
 
 from pretrain import augment, data
 from pretrain.folders import ImageIndex
@@ -171,6 +172,40 @@ def test_random_crop_keeps_to_share_ratio_and_flip():
         for seed in range(20)
     ]
     assert all(crop.getpixel((0, 0))[0] < crop.getpixel((7, 0))[0] for crop in upright)
+
+
+@pytest.mark.parametrize("size", [(300, 900), (900, 300), (90, 900), (500, 375)], ids=str)
+def test_training_crops_are_distributed_as_torchvisions(size):
+    """Also where a picture is so long that often no crop fits, and the middle is taken."""
+    count, (width, height), rng = 6000, size, random.Random(0)
+    ours = np.array([augment.random_box(width, height, rng, 0.08) for _ in range(count)])
+    ours[:, 2:] -= ours[:, :2]
+    image = Image.new("L", size)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3)) for _ in range(count)]
+    )[:, [1, 0, 3, 2]]
+    for quantity, one, other in zip(
+        ("left", "top", "width", "height"), ours.T, theirs.T, strict=True
+    ):
+        # Kolmogorov-Smirnov: of equal distributions one pair in a thousand is so far apart.
+        values = np.union1d(one, other)
+        shares = [np.searchsorted(np.sort(each), values, "right") / count for each in (one, other)]
+        assert np.abs(shares[0] - shares[1]).max() < 1.95 * (2 / count) ** 0.5, quantity
+
+
+@pytest.mark.parametrize("size", [(90, 900), (900, 90), (7, 1), (1, 3), (400, 300)], ids=str)
+def test_where_no_crop_fits_it_is_torchvisions_middle(size):
+    image = Image.new("L", size)
+    top, left, height, width = RandomResizedCrop.get_params(image, (9, 9), (3 / 4, 4 / 3))
+    box = left, top, left + width, top + height
+    assert augment.random_box(*size, _Nothing(), 1) == box
+
+
+class _Nothing(random.Random):
+    """Draws a share of the area that no picture has."""
+
+    def uniform(self, low, high):
+        return 9
 
 
 def test_random_erase_fills_a_rectangle_with_the_mean(folders, tmp_path):

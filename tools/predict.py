@@ -12,7 +12,8 @@ and predictions.json with all detections in COCO results format. There:
   category, file_name    besides COCO's keys: the name of the class, the path of the picture
 
 Of a folder it takes the files with an ending that Pillow reads, but no hidden ones, and names the
-others. A picture is its first frame, upright as EXIF says; 16-bit grey and float pixels are refused.
+others. A picture is its first frame, upright as EXIF says; 16-bit grey and float pixels are
+refused.
 The exit status is 0 even if some pictures were skipped as unreadable, 1 if all were.
 """
 
