@@ -27,7 +27,7 @@ from randwire_det.pictures import read_picture, reason
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
-from .folders import ImageIndex, ImageList
+from .folders import ImageIndex, ImageList, loose_images
 
 UNREADABLE_IN_A_ROW = 100  # then it is not an image that is broken, but the disk
 
@@ -174,12 +174,14 @@ def _look(cfg: CfgNode, splits: list[str]) -> list[ImageList]:
 def _problems(images: ImageList) -> list[str]:
     """What is wrong with one split."""
     if not images.classes:
-        return [f"{images.root}: holds no class folder"]
+        loose = loose_images(images.root)
+        but = f" but {loose} images; move each into the folder of its class" if loose else ""
+        return [f"{images.root}: holds no class folder{but}"]
     counts = np.bincount(images.labels, minlength=len(images.classes))
     empty = [name for name, count in zip(images.classes, counts, strict=True) if count == 0]
     if not empty:
         return []
-    endings = f"known endings are {', '.join(IMG_EXTENSIONS)}"
+    endings = f"known endings are {', '.join(IMG_EXTENSIONS)}; hidden files do not count"
     if len(empty) == len(counts):
         return [f"{images.root}: no image in any of its {len(counts)} class folders ({endings})"]
     return [f"{images.root}: {len(empty)} classes without any image: {_few(empty)} ({endings})"]

@@ -262,7 +262,7 @@ def odd_tree(tmp_path):
     """Nested, linked, oddly named; ImageFolder does not open a file to list it."""
     root, elsewhere = tmp_path / "odd", tmp_path / "elsewhere" / "deep"
     files = ["b/2.JPEG", "b/10.jpg", "b/x/1.png", "b/x.y/1.webp", "b/x-y/z/3.tiff", "b/notes.txt"]
-    files += ["a/Z.bmp", "a/a.ppm", "a/\u00e9.pgm", "a/\U0001f600.jpg", "C d/.hid.jpg", "1.jpg"]
+    files += ["a/Z.bmp", "a/a.ppm", "a/\u00e9.pgm", "a/\U0001f600.jpg", "C d/3.jpg", "1.jpg"]
     for file in [*(root / each for each in files), elsewhere / "far.jpg"]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -286,6 +286,48 @@ def age(root):
 def samples(images):
     paths = [os.path.join(images.root, os.fsdecode(path)) for path in images.paths]
     return list(zip(paths, images.labels.tolist(), strict=True))
+
+
+def test_hidden_files_are_passed_over_and_other_endings_named(odd_tree):
+    """macOS' ._x.jpg stopped the first epoch, and .ipynb_checkpoints was a class."""
+    before = ImageIndex("").images(odd_tree)
+    for name in ("a/._Z.bmp", "b/x/.1.png", ".ipynb_checkpoints/1.jpg", "b/.cache/1.jpg"):
+        (odd_tree / name).parent.mkdir(exist_ok=True)
+        (odd_tree / name).touch()
+    (odd_tree / "b" / "x" / "moving.GIF").touch()
+    (odd_tree / "a" / "README").touch()
+    with log_lines() as lines:
+        after = ImageIndex("").images(odd_tree)
+    assert after.classes == before.classes
+    assert samples(after) == samples(before)
+    (line,) = [line for line in lines if line.startswith(f"passed over in {odd_tree}: ")]
+    for part in (
+        "4 hidden (first: .ipynb_checkpoints)",
+        "1 outside the class folders (first: 1.jpg)",
+        "1 with the ending .gif (first: b/x/moving.GIF)",
+        "1 with the ending .txt (first: b/notes.txt)",
+        "1 without an ending (first: a/README)",
+    ):
+        assert part in line
+
+
+def test_links_that_lead_back_are_not_followed(odd_tree):
+    """Each image once; two such links in one folder would make 2^40 of its images."""
+    before = ImageIndex("").images(odd_tree)
+    for name in ("b/x/back", "b/x/again"):
+        (odd_tree / name).symlink_to(odd_tree / "b")
+    with log_lines() as lines:
+        after = ImageIndex("").images(odd_tree)
+    assert samples(after) == samples(before)
+    assert any("2 links to a folder that they are in (first: b/x/" in line for line in lines)
+
+
+def test_a_val_folder_without_class_folders_says_what_to_do(small):
+    for image in sorted((small / "val").glob("*/*.jpg")):
+        image.rename(small / "val" / f"{image.parent.name}_{image.name}")
+        image.parent.rmdir()
+    message = refusal(small)
+    assert f"{small / 'val'}: holds no class folder but 3 images; move each" in message
 
 
 def test_images_order_and_labels_are_those_of_image_folder(odd_tree, tmp_path):
