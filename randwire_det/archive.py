@@ -52,11 +52,19 @@ def read_plain(path: str | Path):
             reason = "no torch file"
         reason = reason[:LONGEST_REASON]
         raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
-    size = path.stat().st_size
-    for name, tensor in _tensors(data):
-        if reason := _not_dense(tensor, size):
-            raise UserError(f"{path}: its tensor {name[:LONGEST_REASON]} {reason}")
+    check_tensors(data, path, path.stat().st_size)
     return data
+
+
+def check_tensors(data, path: str | Path, file_size: int) -> None:
+    """Refuse tensors that are not dense, or larger than a file of so many bytes can hold.
+
+    Raises:
+        UserError: names the tensor.
+    """
+    for name, tensor in _tensors(data):
+        if reason := _not_dense(tensor, file_size):
+            raise UserError(f"{path}: its tensor {name[:LONGEST_REASON]} {reason}")
 
 
 def check_archive(path: str | Path) -> None:
@@ -112,7 +120,7 @@ def _may_hold(value) -> bool:
 
 
 def _not_dense(tensor: Tensor, file_size: int) -> str | None:
-    """Why a tensor of a file of so many bytes is none of numbers that the file holds, or None."""
+    """Why a tensor's numbers are not all in a file of so many bytes; None where they are."""
     if tensor.is_meta:
         return "has a shape and no content (it was saved from the meta device)"
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:

@@ -29,7 +29,7 @@ from typing import BinaryIO
 
 import torch
 
-from .archive import read_plain
+from .archive import check_tensors, read_plain
 from .errors import UserError
 from .spec import NetworkSpec
 
@@ -112,12 +112,17 @@ def check_same_preprocessing(
 
 
 def write_atomically(path: str | Path, data: dict) -> None:
-    """torch.save that leaves the old file or the whole new one, and one that can be loaded."""
+    """torch.save that leaves the old file or the whole new one, and one that can be loaded.
+
+    Raises:
+        UserError: a tensor that `read_plain` would refuse; the file could not be written.
+    """
 
     def check(temporary: str) -> None:
         # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
         # load; mapped, this reads the structure and no tensor.
-        torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+        written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+        check_tensors(written, path, os.path.getsize(temporary))
 
     replace_file(path, lambda file: torch.save(data, file), check)
 
@@ -224,7 +229,7 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
             " pretrain_imagenet.py or train_net.py (one that detectron2's own checkpointer wrote"
             " loads with that checkpointer)"
         )
-    if data.get("version") != VERSION:
+    if type(data.get("version")) is not int or data["version"] != VERSION:
         raise UserError(
             f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
             f" version {VERSION}"
@@ -234,6 +239,11 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
         raise UserError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
     for key in ("architecture", "ema", "config"):  # younger than the first files
         data.setdefault(key, None)
+    for key in ("spec", "classes"):
+        if key not in data:
+            raise UserError(f"{path}: it has no {key}; the file is damaged")
+    if not _is_names(data["classes"]):
+        raise UserError(f"{path}: its classes are no list of names; the file is damaged")
     for key in ("model", "ema"):
         if not _is_state_dict(data.get(key)) and not (key == "ema" and data[key] is None):
             raise UserError(f"{path}: its {key} is no state dict; the file is damaged")
@@ -269,6 +279,12 @@ def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
 def _is_state_dict(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
+
+
+def _is_names(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
     )
 
 
