@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode, functional, v2
 from .config import test_size
 
 Transform = Callable[[Image.Image, int], Image.Image]
+STRIP = 50  # of an image that is so many times as long as wide, a test looks at the middle alone
 RATIOS = 3 / 4, 4 / 3  # of a training crop's width to its height
 
 
@@ -76,6 +77,11 @@ def random_box(
 
 def centre_crop(image: Image.Image, seed: int, *, resize: int, size: int) -> Image.Image:
     """The shorter side resized to `resize` pixels, then the middle, `size` x `size`."""
+    if max(image.size) > STRIP * min(image.size):  # all of it, resized, might fill the memory
+        width, height = image.size
+        image = functional.center_crop(
+            image, [min(height, STRIP * width), min(width, STRIP * height)]
+        )
     return functional.center_crop(functional.resize(image, resize), size)
 
 

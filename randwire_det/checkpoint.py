@@ -247,9 +247,14 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
     for key in ("model", "ema"):
         if not _is_state_dict(data.get(key)) and not (key == "ema" and data[key] is None):
             raise UserError(f"{path}: its {key} is no state dict; the file is damaged")
-        for name, tensor in (data[key] or {}).items() if kind != "detector" else ():
-            if tensor.is_complex():
+        for name, tensor in (data[key] or {}).items():
+            if kind != "detector" and tensor.is_complex():
                 raise UserError(f"{path}: its weight {name} is of complex numbers, expected real")
+            if _has_nan(tensor):
+                raise UserError(
+                    f"{path}: its weight {name} holds numbers that are none (NaN): the training"
+                    " diverged; take an older file"
+                )
     try:
         _check_network(kind, data.get("spec"), data["architecture"])
     except UserError as error:
@@ -280,6 +285,12 @@ def _is_state_dict(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
     )
+
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.element_size() < 2 or tensor.numel() == 0:
+        return False  # torch adds no floats of 8 bits
+    return bool(tensor.sum().isnan())  # a fast pass, without a tensor of bools
 
 
 def _is_names(value: object) -> bool:

@@ -544,6 +544,16 @@ def test_averaged_weights_that_are_none_are_refused(saved):
     assert "its ema is no state dict" in refusal(saved)
 
 
+def test_weights_that_are_nan_are_refused(saved):
+    """An evaluation of them would give a number, and no error."""
+    weights = classifier().state_dict()
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][1] = float("nan")
+    for change in ({"model": weights}, {"ema": weights}):
+        save(saved, **change)
+        assert f"its weight {name} holds numbers that are none (NaN)" in refusal(saved)
+
+
 def test_a_caller_gets_only_the_kinds_it_takes(saved):
     assert "is a classifier, expected a baseline" in refusal(saved, kinds=("baseline",))
     save(saved, **baseline())

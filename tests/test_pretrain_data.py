@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -228,6 +229,17 @@ def test_test_images_are_resized_then_cropped():
     middle = augment.centre_crop(Image.fromarray(pixels), 0, resize=40, size=40)
     assert middle.size == (40, 40) and np.asarray(middle)[:, 2:-2].min() > 250
     assert augment.centre_crop(Image.fromarray(pixels), 0, resize=40, size=32).size == (32, 32)
+
+
+@pytest.mark.parametrize("size", [(9000, 1), (1, 9000)], ids=str)
+def test_of_a_strip_the_middle_alone_is_resized(size):
+    """All of it, 256 pixels wide, would take 1.8 GB."""
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (*(side // 2 - side // 9 for side in size), 9000, 9000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    middle = np.asarray(augment.centre_crop(image, 0, resize=256, size=224))
+    assert middle.shape == (224, 224, 3) and (middle == (0, 0, 255)).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kilobytes
 
 
 def test_normalised_test_images_equal_those_made_by_hand(folders, tmp_path):
