@@ -30,7 +30,7 @@ from typing import BinaryIO
 import torch
 
 from .archive import check_tensors, read_plain
-from .errors import UserError
+from .errors import UserError, brief
 from .spec import NetworkSpec
 
 FORMAT = "randwire_det"
@@ -64,13 +64,15 @@ class Preprocessing:
             return len(values) == 3 and all(isinstance(each, int | float) for each in values)
 
         if self.channel_order not in ("RGB", "BGR"):
-            raise UserError(f"channel_order {self.channel_order!r}: expected RGB or BGR")
+            raise UserError(f"channel_order {brief(self.channel_order)}: expected RGB or BGR")
         if not three_numbers(self.mean):
-            raise UserError(f"mean {self.mean!r}: expected three numbers")
+            raise UserError(f"mean {brief(self.mean)}: expected three numbers")
         if not three_numbers(self.std) or not min(self.std) > 0:
-            raise UserError(f"std {self.std!r}: expected three numbers above 0")
+            raise UserError(f"std {brief(self.std)}: expected three numbers above 0")
         if type(self.input_size) is not int or self.input_size < 0:
-            raise UserError(f"input_size {self.input_size!r}: expected a whole number of pixels")
+            raise UserError(
+                f"input_size {brief(self.input_size)}: expected a whole number of pixels"
+            )
 
     def to_dict(self) -> dict:
         plain = asdict(self)
@@ -80,12 +82,12 @@ class Preprocessing:
     def from_dict(cls, plain: dict) -> "Preprocessing":
         names = {field.name for field in fields(cls)}
         if not isinstance(plain, dict) or plain.keys() != names:
-            found = ", ".join(map(str, plain)) if isinstance(plain, dict) else repr(plain)
+            found = brief(list(plain) if isinstance(plain, dict) else plain)
             raise UserError(f"expected the keys {', '.join(sorted(names))}, got {found}")
         triples = {name: plain[name] for name in ("mean", "std")}
         for name, values in triples.items():
             if not isinstance(values, list | tuple):
-                raise UserError(f"{name} {values!r}: expected three numbers")
+                raise UserError(f"{name} {brief(values)}: expected three numbers")
         return cls(**plain | {name: tuple(values) for name, values in triples.items()})
 
 
@@ -231,12 +233,12 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
         )
     if type(data.get("version")) is not int or data["version"] != VERSION:
         raise UserError(
-            f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
+            f"{path} has checkpoint version {brief(data.get('version'))}; this randwire_det reads"
             f" version {VERSION}"
         )
     kind = data.get("kind")
     if kind not in KINDS:
-        raise UserError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
+        raise UserError(f"{path}: kind {brief(kind)}, expected one of {', '.join(KINDS)}")
     for key in ("architecture", "ema", "config"):  # younger than the first files
         data.setdefault(key, None)
     for key in ("spec", "classes"):
@@ -308,7 +310,7 @@ def _check_network(kind: str, spec: object, architecture: object) -> None:
         if spec is None and kind == "classifier":
             raise UserError("a classifier without a spec, which says what network it is")
         if architecture is not None:
-            raise UserError(f"a {kind} with a baseline's architecture {architecture!r}")
+            raise UserError(f"a {kind} with a baseline's architecture {brief(architecture)}")
         return
     if spec is not None:
         raise UserError("a baseline with a spec, which only a RandWire has")
@@ -317,7 +319,7 @@ def _check_network(kind: str, spec: object, architecture: object) -> None:
             if 0 < width < math.inf and not isinstance(width, bool):
                 return
     raise UserError(
-        f"architecture {architecture!r}: expected a name and a width, such as"
+        f"architecture {brief(architecture)}: expected a name and a width, such as"
         " {'name': 'resnet50', 'width': 1.0}"
     )
 

@@ -508,6 +508,16 @@ def test_a_file_without_what_it_must_hold_is_refused(saved, key, value):
     assert key in refusal(saved)
 
 
+def test_of_a_value_that_repeats_itself_without_end_a_line_is_shown(saved):
+    laughs = ["ha"]
+    for _ in range(30):
+        laughs = [laughs] * 30
+    for change in ({"version": laughs}, {"kind": laughs}, {"preprocessing": laughs}):
+        torch.save(torch.load(saved, weights_only=True) | change, saved)
+        assert len(refusal(saved)) < 500
+        save(saved)
+
+
 @pytest.mark.parametrize("architecture", [None, [], {}, {"name": "resnet50"}, "resnet50"])
 def test_a_baseline_of_unknown_architecture_is_refused(tmp_path, architecture):
     refused_both_ways(tmp_path / "x.pth", baseline(), {"architecture": architecture})

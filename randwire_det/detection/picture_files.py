@@ -56,18 +56,21 @@ def _pictures_of(folder: Path) -> list[Path]:
         paths = sorted(path for path in folder.iterdir() if not path.is_dir())
     except OSError as error:
         raise UserError(f"input {folder}: {error.strerror}") from None
-    hidden = [path for path in paths if path.name.startswith(".")]
-    visible = [path for path in paths if not path.name.startswith(".")]
-    known = endings()
-    others = [path for path in visible if path.suffix.lower() not in known]
-    for left_out, why in (
-        (hidden, "hidden"),
-        (others, "of no ending of a picture that Pillow reads"),
-    ):
-        if left_out:
-            names = few([path.name for path in left_out])
-            logger.warning(f"passed over in {folder}, {why}: {len(left_out)} files: {names}")
-    return [path for path in visible if path not in others]
+    taken, hidden, others, known = [], [], [], endings()
+    for path in paths:
+        if path.name.startswith("."):
+            hidden.append(path.name)
+        else:
+            (taken if path.suffix.lower() in known else others).append(path)
+    if hidden:
+        logger.warning(f"passed over in {folder}, hidden: {len(hidden)} files: {few(hidden)}")
+    if others:
+        names = few([path.name for path in others])
+        logger.warning(
+            f"passed over in {folder}, of no ending of a picture that Pillow reads:"
+            f" {len(others)} files: {names}"
+        )
+    return taken
 
 
 def few(names: list) -> str:
