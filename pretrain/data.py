@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -23,10 +23,11 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
 from randwire_det.parallel import batches_of, keep_working
+from randwire_det.pictures import read_picture, reason
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
-from .folders import ImageIndex, ImageList
+from .folders import ImageIndex, ImageList, loose_images
 
 UNREADABLE_IN_A_ROW = 100  # then it is not an image that is broken, but the disk
 
@@ -113,17 +114,13 @@ class ClassFolders(Dataset):
 
 
 def _read(path: str) -> Image.Image | str:
-    """The image in RGB, or in a few words why it cannot be read."""
+    """The image, or in a few words why it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF and the like would fill the log
-            with Image.open(path) as file:
-                return file.convert("RGB")
-    except UnidentifiedImageError:
-        return "empty, or of no format that Pillow knows"
+            return read_picture(path)
     except Exception as error:  # PIL raises almost anything at broken bytes
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return reason.splitlines()[0]
+        return reason(error)
 
 
 def open_data(cfg: CfgNode) -> tuple[ClassFolders, ClassFolders]:
@@ -177,12 +174,14 @@ def _look(cfg: CfgNode, splits: list[str]) -> list[ImageList]:
 def _problems(images: ImageList) -> list[str]:
     """What is wrong with one split."""
     if not images.classes:
-        return [f"{images.root}: holds no class folder"]
+        loose = loose_images(images.root)
+        but = f" but {loose} images; move each into the folder of its class" if loose else ""
+        return [f"{images.root}: holds no class folder{but}"]
     counts = np.bincount(images.labels, minlength=len(images.classes))
     empty = [name for name, count in zip(images.classes, counts, strict=True) if count == 0]
     if not empty:
         return []
-    endings = f"known endings are {', '.join(IMG_EXTENSIONS)}"
+    endings = f"known endings are {', '.join(IMG_EXTENSIONS)}; hidden files do not count"
     if len(empty) == len(counts):
         return [f"{images.root}: no image in any of its {len(counts)} class folders ({endings})"]
     return [f"{images.root}: {len(empty)} classes without any image: {_few(empty)} ({endings})"]

@@ -21,11 +21,15 @@ logger = logging.getLogger("pretrain")
 
 # A folder changed twice within a tick of the file system's clock shows one time only.
 SETTLED_NS = 2 * 10**9
-LAYOUT = "1"  # of the index file; to be counted up when that changes
+KINDS_NAMED = 10  # of files that are passed over; the others are counted together
+LAYOUT = "2"  # of the index file; to be counted up when that changes
 
 
 class ImageList(NamedTuple):
     """The images of `root`/<class>/, in the order of torchvision's ImageFolder.
+
+    Hidden files and folders are left out, which ImageFolder takes: macOS puts a "._x.jpg" that is
+    no image beside every x.jpg that it copies, and Jupyter a folder that is no class.
 
     Attributes:
         root: the folder of the class folders.
@@ -63,8 +67,12 @@ class ImageIndex:
             return known
         logger.info(f"scanning {root}")
         begun = time.time_ns()
-        images, times = scan(root)
+        passed_over = {}
+        images, times = scan(root, passed_over)
         logger.info(f"scanned  {root}: {len(images.paths)} images, {len(images.classes)} classes")
+        if passed_over:
+            parts = (f"{n} {kind} (first: {path})" for kind, (n, path) in passed_over.items())
+            logger.warning(f"passed over in {root}: {'; '.join(parts)}")
         if max(times.values()) <= begun - SETTLED_NS:
             self._write(images, times)
         return images
@@ -109,25 +117,38 @@ class ImageIndex:
         )
 
 
-def scan(root: str | Path) -> tuple[ImageList, dict[str, int]]:
+def scan(
+    root: str | Path, passed_over: dict[str, tuple[int, str]]
+) -> tuple[ImageList, dict[str, int]]:
     """The images of `root`, and the modification time (ns) of every folder, relative to `root`.
 
-    Links are followed. Classes without images are listed, too.
+    Links are followed, but not back to a folder that they are in. Classes without images are
+    listed, too.
+
+    Args:
+        passed_over: takes up, by what they are, how many files were passed over, and the first.
 
     Raises:
         UserError: a folder cannot be read.
     """
     root, times = str(root), {}
     try:
-        classes = sorted(_enter(root, "", times)[0])
+        classes, loose = _enter(root, "", times, passed_over)
+        classes.sort()
+        for name in sorted(loose):
+            _count(passed_over, "outside the class folders", name)
         paths, counts, told = [_bytes([])], [], time.monotonic()
         for name in classes:
-            found, pending = {}, [name]
+            found, pending = {}, [(name, {_identity(root)})]
             while pending:
-                folder = pending.pop()
-                inner, files = _enter(root, folder, times)
+                folder, around = pending.pop()
+                identity = _identity(os.path.join(root, folder))
+                if identity in around:  # without end, and doubled at each level by a second link
+                    _count(passed_over, "links to a folder that they are in", folder)
+                    continue
+                inner, files = _enter(root, folder, times, passed_over)
                 found[folder] = sorted(files)
-                pending += [f"{folder}/{each}" for each in inner]
+                pending += [(f"{folder}/{each}", around | {identity}) for each in inner]
             here = [f"{folder}/{file}" for folder in sorted(found) for file in found[folder]]
             paths.append(_bytes(here))
             counts.append(len(here))
@@ -140,18 +161,43 @@ def scan(root: str | Path) -> tuple[ImageList, dict[str, int]]:
     return ImageList(root, classes, np.concatenate(paths), labels), times
 
 
-def _enter(root: str, folder: str, times: dict[str, int]) -> tuple[list[str], list[str]]:
+def loose_images(root: str | Path) -> int:
+    """How many images lie in `root` itself, outside any class folder."""
+    return len(_enter(str(root), "", {}, {})[1])
+
+
+def _enter(
+    root: str, folder: str, times: dict[str, int], passed_over: dict[str, tuple[int, str]]
+) -> tuple[list[str], list[str]]:
     """The names of the folders and of the images in `folder`, whose time goes into `times`."""
     path = os.path.join(root, folder)
     times[folder] = os.stat(path).st_mtime_ns  # first: a change while it is listed must show later
     folders, images = [], []
     with os.scandir(path) as entries:
         for entry in entries:
-            if _is_folder(entry):
+            if entry.name.startswith("."):
+                _count(passed_over, "hidden", os.path.join(folder, entry.name))
+            elif _is_folder(entry):
                 folders.append(entry.name)
             elif has_file_allowed_extension(entry.name, IMG_EXTENSIONS):
                 images.append(entry.name)
+            else:
+                ending = os.path.splitext(entry.name)[1].lower()
+                kind = f"with the ending {ending}" if ending else "without an ending"
+                _count(passed_over, kind, os.path.join(folder, entry.name))
     return folders, images
+
+
+def _count(passed_over: dict[str, tuple[int, str]], kind: str, path: str) -> None:
+    if kind not in passed_over and len(passed_over) >= KINDS_NAMED:
+        kind = "of other kinds"
+    number, first = passed_over.get(kind, (0, path))
+    passed_over[kind] = number + 1, first
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

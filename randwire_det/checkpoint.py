@@ -21,9 +21,7 @@ elsewhere cannot run code. Layout (version 1):
 
 import math
 import os
-import pickle
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,7 +29,8 @@ from typing import BinaryIO
 
 import torch
 
-from .errors import UserError
+from .archive import check_tensors, read_plain
+from .errors import UserError, brief
 from .spec import NetworkSpec
 
 FORMAT = "randwire_det"
@@ -65,13 +64,15 @@ class Preprocessing:
             return len(values) == 3 and all(isinstance(each, int | float) for each in values)
 
         if self.channel_order not in ("RGB", "BGR"):
-            raise UserError(f"channel_order {self.channel_order!r}: expected RGB or BGR")
+            raise UserError(f"channel_order {brief(self.channel_order)}: expected RGB or BGR")
         if not three_numbers(self.mean):
-            raise UserError(f"mean {self.mean!r}: expected three numbers")
+            raise UserError(f"mean {brief(self.mean)}: expected three numbers")
         if not three_numbers(self.std) or not min(self.std) > 0:
-            raise UserError(f"std {self.std!r}: expected three numbers above 0")
+            raise UserError(f"std {brief(self.std)}: expected three numbers above 0")
         if type(self.input_size) is not int or self.input_size < 0:
-            raise UserError(f"input_size {self.input_size!r}: expected a whole number of pixels")
+            raise UserError(
+                f"input_size {brief(self.input_size)}: expected a whole number of pixels"
+            )
 
     def to_dict(self) -> dict:
         plain = asdict(self)
@@ -81,12 +82,12 @@ class Preprocessing:
     def from_dict(cls, plain: dict) -> "Preprocessing":
         names = {field.name for field in fields(cls)}
         if not isinstance(plain, dict) or plain.keys() != names:
-            found = ", ".join(map(str, plain)) if isinstance(plain, dict) else repr(plain)
+            found = brief(list(plain) if isinstance(plain, dict) else plain)
             raise UserError(f"expected the keys {', '.join(sorted(names))}, got {found}")
         triples = {name: plain[name] for name in ("mean", "std")}
         for name, values in triples.items():
             if not isinstance(values, list | tuple):
-                raise UserError(f"{name} {values!r}: expected three numbers")
+                raise UserError(f"{name} {brief(values)}: expected three numbers")
         return cls(**plain | {name: tuple(values) for name, values in triples.items()})
 
 
@@ -113,12 +114,17 @@ def check_same_preprocessing(
 
 
 def write_atomically(path: str | Path, data: dict) -> None:
-    """torch.save that leaves the old file or the whole new one, and one that can be loaded."""
+    """torch.save that leaves the old file or the whole new one, and one that can be loaded.
+
+    Raises:
+        UserError: a tensor that `read_plain` would refuse; the file could not be written.
+    """
 
     def check(temporary: str) -> None:
         # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
         # load; mapped, this reads the structure and no tensor.
-        torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+        written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+        check_tensors(written, path, os.path.getsize(temporary))
 
     replace_file(path, lambda file: torch.save(data, file), check)
 
@@ -225,19 +231,32 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
             " pretrain_imagenet.py or train_net.py (one that detectron2's own checkpointer wrote"
             " loads with that checkpointer)"
         )
-    if data.get("version") != VERSION:
+    if type(data.get("version")) is not int or data["version"] != VERSION:
         raise UserError(
-            f"{path} has checkpoint version {data.get('version')!r}; this randwire_det reads"
+            f"{path} has checkpoint version {brief(data.get('version'))}; this randwire_det reads"
             f" version {VERSION}"
         )
     kind = data.get("kind")
     if kind not in KINDS:
-        raise UserError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
+        raise UserError(f"{path}: kind {brief(kind)}, expected one of {', '.join(KINDS)}")
     for key in ("architecture", "ema", "config"):  # younger than the first files
         data.setdefault(key, None)
+    for key in ("spec", "classes"):
+        if key not in data:
+            raise UserError(f"{path}: it has no {key}; the file is damaged")
+    if not _is_names(data["classes"]):
+        raise UserError(f"{path}: its classes are no list of names; the file is damaged")
     for key in ("model", "ema"):
         if not _is_state_dict(data.get(key)) and not (key == "ema" and data[key] is None):
             raise UserError(f"{path}: its {key} is no state dict; the file is damaged")
+        for name, tensor in (data[key] or {}).items():
+            if kind != "detector" and tensor.is_complex():
+                raise UserError(f"{path}: its weight {name} is of complex numbers, expected real")
+            if _has_nan(tensor):
+                raise UserError(
+                    f"{path}: its weight {name} holds numbers that are none (NaN): the training"
+                    " diverged; take an older file"
+                )
     try:
         _check_network(kind, data.get("spec"), data["architecture"])
     except UserError as error:
@@ -259,9 +278,26 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
     return data
 
 
+def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+    """Whether a tensor of a file can take a place in a model: torch would cut complex numbers."""
+    return theirs.shape == ours.shape and theirs.is_complex() == ours.is_complex()
+
+
 def _is_state_dict(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
+
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.element_size() < 2 or tensor.numel() == 0:
+        return False  # torch adds no floats of 8 bits
+    return bool(tensor.sum().isnan())  # a fast pass, without a tensor of bools
+
+
+def _is_names(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
     )
 
 
@@ -274,7 +310,7 @@ def _check_network(kind: str, spec: object, architecture: object) -> None:
         if spec is None and kind == "classifier":
             raise UserError("a classifier without a spec, which says what network it is")
         if architecture is not None:
-            raise UserError(f"a {kind} with a baseline's architecture {architecture!r}")
+            raise UserError(f"a {kind} with a baseline's architecture {brief(architecture)}")
         return
     if spec is not None:
         raise UserError("a baseline with a spec, which only a RandWire has")
@@ -283,41 +319,9 @@ def _check_network(kind: str, spec: object, architecture: object) -> None:
             if 0 < width < math.inf and not isinstance(width, bool):
                 return
     raise UserError(
-        f"architecture {architecture!r}: expected a name and a width, such as"
+        f"architecture {brief(architecture)}: expected a name and a width, such as"
         " {'name': 'resnet50', 'width': 1.0}"
     )
-
-
-def read_plain(path: str | Path):
-    """torch.load of plain data and tensors on the CPU, with a UserError for what cannot be read."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        _check_crc(path)
-        return data
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} was refused: it is no torch file, or holds more than plain data and tensors,"
-            " which could run code on loading"
-        ) from None
-    except Exception as error:  # on broken bytes the unpickler may raise anything at all
-        reason = str(error).partition(". ")[0] or "it ends too early"
-        if isinstance(error, KeyError):  # all it says is a byte that is no opcode
-            reason = "no torch file"
-        raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
-
-
-def _check_crc(path: Path) -> None:
-    """Raise where a tensor is not as it was written, which torch.load takes without a word.
-
-    It reads the file once more: well under a second a gigabyte, as it is in memory by now.
-    """
-    if zipfile.is_zipfile(path):  # torch before 1.6 wrote none
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
 
 
 def _umask() -> int:

@@ -1,5 +1,18 @@
 """What a user did and can mend: the tools print it as one line, without a traceback."""
 
+import reprlib
+
+LONGEST = 200  # characters
+
+
+def brief(value: object) -> str:
+    """A value from a file, on one short line; lists that hold each other would have no end."""
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # of a tensor without content, a number of 5,000 digits
+        text = f"of the type {type(value).__name__}"
+    return " ".join(text.split())[:LONGEST]
+
 
 class UserError(ValueError):
     """Bad input. The message names the value, what was expected and how to mend it."""

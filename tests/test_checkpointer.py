@@ -1,5 +1,7 @@
 """What a detector takes as weights, and what it refuses: by our checkpointer and detectron2's."""
 
+import zipfile
+
 import pytest
 import torch
 import yaml
@@ -12,6 +14,7 @@ from pretrain.baselines import build_baseline, detectron2_keys
 from randwire_det import UserError
 from randwire_det.average import WeightAverage
 from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
+from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
 from randwire_det.network import RandWireClassifier
 from randwire_det.spec_config import spec_from_config
@@ -59,6 +62,35 @@ def test_detectron2s_own_checkpointer_finds_the_trunk_too(tmp_path):
     DetectionCheckpointer(model).load(str(tmp_path / "c.pth"))
     theirs, ours = classifier.trunk.state_dict(), model.backbone.bottom_up.trunk.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_detectors_record_that_one_bit_makes_a_folder_is_refused(tmp_path):
+    """torch skips its bytes, and loads the file with another tensor."""
+    checkpointer_of(tmp_path).save("model_final")
+    path = tmp_path / "model_final.pth"
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry, names = archive.start_dir, archive.namelist()
+    for number, name in enumerate(names):
+        if number % 5 == 0:
+            path.write_bytes(whole[: entry + 38] + b"\x10" + whole[entry + 39 :])
+            with pytest.raises(UserError, match=f"{name}.* is marked as a folder"):
+                load_checkpoint(path)
+        entry += 46 + len(name)
+    assert len(names) > 100
+
+
+def test_complex_weights_are_not_cut_to_their_real_part(tmp_path):
+    checkpointer_of(tmp_path).save("model_final")
+    path = tmp_path / "model_final.pth"
+    data = torch.load(path, weights_only=True)
+    name = "roi_heads.box_head.fc1.weight"
+    data["model"][name] = data["model"][name].to(torch.complex64)
+    torch.save(data, path)
+    with pytest.raises(UserError, match=f"of another shape or number type, such as {name}"):
+        checkpointer_of(tmp_path).load(str(path))
+    with pytest.raises(UserError, match=f"of another shape or number type.* {name}"):
+        load_detector(path, "cpu")
 
 
 def other_spec(**changes):

@@ -1,6 +1,7 @@
 """A checkpoint and pictures: the detections of an evaluation; what cannot be read is named."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -20,12 +21,11 @@ from test_checkpointer import resnet, save_baseline, save_classifier
 
 from randwire_det import UsageError, UserError
 from randwire_det.average import WeightAverage
+from randwire_det.detection.picture_files import find_pictures, image_ids
 from randwire_det.detection.predict import (
     Classes,
     Predictor,
     draw,
-    find_pictures,
-    image_ids,
     predict,
 )
 from randwire_det.detection.report.drawing import class_colour
@@ -297,6 +297,19 @@ def test_pictures_of_folders_and_files_get_names_of_their_own(tmp_path):
     assert list(find_pictures(twice)) == ["scan.tif.png", "scan-2.tif", "x-2.JPG"]
 
 
+def test_of_a_folder_all_that_pillow_reads_is_taken_and_the_rest_is_named(tmp_path, caplog):
+    taken = ["a.gif", "b.avif", "c.JFIF", "d.heic", "e.jp2", "f.webp", "round.jpg"]
+    left_out = ["._a.gif", ".hidden.jpg", "clip.mpg", "doc.pdf", "plan.eps", "Thumbs.db", "README"]
+    for name in [*taken[:-1], *left_out]:
+        (tmp_path / name).touch()
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert list(find_pictures([tmp_path])) == taken
+    for name in left_out:
+        assert name in caplog.text
+    assert list(find_pictures([tmp_path / "README"])) == ["README"]
+
+
 def test_input_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no such file"):
         find_pictures([tmp_path / "nowhere"])
@@ -387,15 +400,19 @@ def test_the_command_skips_what_it_cannot_read_and_names_it(detector, pictures, 
     """From another folder, without the data set, where the training never was."""
     shutil.copytree(pictures, tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "photos" / "._colour.png").write_bytes(b"what macOS leaves behind")
+    os.mkfifo(tmp_path / "photos" / "pipe.png")
+    (tmp_path / "photos" / "round.png").symlink_to("round.png")
     whole = (pictures / "turned.jpg").read_bytes()
     (tmp_path / "photos" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     shutil.copy(detector[2], tmp_path / "moved.pth")
     options = ["--weights", "moved.pth", "--device", "cpu", "--score", "0.2", "--output", "out"]
-    done = run_tool("predict.py", *options, "--input", "photos", cwd=tmp_path)
+    done = run_tool("predict.py", *options, "--input", "photos", cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     told = done.stderr.splitlines()
-    for name in ("broken.jpg", "cut.jpg"):
+    assert sum("passed over in photos, hidden: 1 files: ._colour.png" in line for line in told) == 1
+    for name in ("broken.jpg", "cut.jpg", "pipe.png", "round.png"):
         assert sum(f"skipped photos/{name}: it cannot be read" in line for line in told) == 1
         assert name in told[-1]
     assert "out/predictions.json" in done.stdout

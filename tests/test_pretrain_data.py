@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -18,6 +19,7 @@ from conftest import REPO, run_python
 from PIL import Image
 from pretrain_helpers import EPOCH_LENGTH, make_folders, message_of, tiny
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import RandomResizedCrop
 
 from pretrain import augment, data
 from pretrain.folders import ImageIndex
@@ -173,6 +175,40 @@ def test_random_crop_keeps_to_share_ratio_and_flip():
     assert all(crop.getpixel((0, 0))[0] < crop.getpixel((7, 0))[0] for crop in upright)
 
 
+@pytest.mark.parametrize("size", [(300, 900), (900, 300), (90, 900), (500, 375)], ids=str)
+def test_training_crops_are_distributed_as_torchvisions(size):
+    """Also where a picture is so long that often no crop fits, and the middle is taken."""
+    count, (width, height), rng = 6000, size, random.Random(0)
+    ours = np.array([augment.random_box(width, height, rng, 0.08) for _ in range(count)])
+    ours[:, 2:] -= ours[:, :2]
+    image = Image.new("L", size)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3)) for _ in range(count)]
+    )[:, [1, 0, 3, 2]]
+    for quantity, one, other in zip(
+        ("left", "top", "width", "height"), ours.T, theirs.T, strict=True
+    ):
+        # Kolmogorov-Smirnov: of equal distributions one pair in a thousand is so far apart.
+        values = np.union1d(one, other)
+        shares = [np.searchsorted(np.sort(each), values, "right") / count for each in (one, other)]
+        assert np.abs(shares[0] - shares[1]).max() < 1.95 * (2 / count) ** 0.5, quantity
+
+
+@pytest.mark.parametrize("size", [(90, 900), (900, 90), (7, 1), (1, 3), (400, 300)], ids=str)
+def test_where_no_crop_fits_it_is_torchvisions_middle(size):
+    image = Image.new("L", size)
+    top, left, height, width = RandomResizedCrop.get_params(image, (9, 9), (3 / 4, 4 / 3))
+    box = left, top, left + width, top + height
+    assert augment.random_box(*size, _Nothing(), 1) == box
+
+
+class _Nothing(random.Random):
+    """Draws a share of the area that no picture has."""
+
+    def uniform(self, low, high):
+        return 9
+
+
 def test_random_erase_fills_a_rectangle_with_the_mean(folders, tmp_path):
     def images(*overrides):
         train_data, _ = data.open_data(tiny(folders, tmp_path / "run", *overrides))
@@ -193,6 +229,17 @@ def test_test_images_are_resized_then_cropped():
     middle = augment.centre_crop(Image.fromarray(pixels), 0, resize=40, size=40)
     assert middle.size == (40, 40) and np.asarray(middle)[:, 2:-2].min() > 250
     assert augment.centre_crop(Image.fromarray(pixels), 0, resize=40, size=32).size == (32, 32)
+
+
+@pytest.mark.parametrize("size", [(9000, 1), (1, 9000)], ids=str)
+def test_of_a_strip_the_middle_alone_is_resized(size):
+    """All of it, 256 pixels wide, would take 1.8 GB."""
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (*(side // 2 - side // 9 for side in size), 9000, 9000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    middle = np.asarray(augment.centre_crop(image, 0, resize=256, size=224))
+    assert middle.shape == (224, 224, 3) and (middle == (0, 0, 255)).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kilobytes
 
 
 def test_normalised_test_images_equal_those_made_by_hand(folders, tmp_path):
@@ -227,7 +274,7 @@ def odd_tree(tmp_path):
     """Nested, linked, oddly named; ImageFolder does not open a file to list it."""
     root, elsewhere = tmp_path / "odd", tmp_path / "elsewhere" / "deep"
     files = ["b/2.JPEG", "b/10.jpg", "b/x/1.png", "b/x.y/1.webp", "b/x-y/z/3.tiff", "b/notes.txt"]
-    files += ["a/Z.bmp", "a/a.ppm", "a/\u00e9.pgm", "a/\U0001f600.jpg", "C d/.hid.jpg", "1.jpg"]
+    files += ["a/Z.bmp", "a/a.ppm", "a/\u00e9.pgm", "a/\U0001f600.jpg", "C d/3.jpg", "1.jpg"]
     for file in [*(root / each for each in files), elsewhere / "far.jpg"]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -251,6 +298,48 @@ def age(root):
 def samples(images):
     paths = [os.path.join(images.root, os.fsdecode(path)) for path in images.paths]
     return list(zip(paths, images.labels.tolist(), strict=True))
+
+
+def test_hidden_files_are_passed_over_and_other_endings_named(odd_tree):
+    """macOS' ._x.jpg stopped the first epoch, and .ipynb_checkpoints was a class."""
+    before = ImageIndex("").images(odd_tree)
+    for name in ("a/._Z.bmp", "b/x/.1.png", ".ipynb_checkpoints/1.jpg", "b/.cache/1.jpg"):
+        (odd_tree / name).parent.mkdir(exist_ok=True)
+        (odd_tree / name).touch()
+    (odd_tree / "b" / "x" / "moving.GIF").touch()
+    (odd_tree / "a" / "README").touch()
+    with log_lines() as lines:
+        after = ImageIndex("").images(odd_tree)
+    assert after.classes == before.classes
+    assert samples(after) == samples(before)
+    (line,) = [line for line in lines if line.startswith(f"passed over in {odd_tree}: ")]
+    for part in (
+        "4 hidden (first: .ipynb_checkpoints)",
+        "1 outside the class folders (first: 1.jpg)",
+        "1 with the ending .gif (first: b/x/moving.GIF)",
+        "1 with the ending .txt (first: b/notes.txt)",
+        "1 without an ending (first: a/README)",
+    ):
+        assert part in line
+
+
+def test_links_that_lead_back_are_not_followed(odd_tree):
+    """Each image once; two such links in one folder would make 2^40 of its images."""
+    before = ImageIndex("").images(odd_tree)
+    for name in ("b/x/back", "b/x/again"):
+        (odd_tree / name).symlink_to(odd_tree / "b")
+    with log_lines() as lines:
+        after = ImageIndex("").images(odd_tree)
+    assert samples(after) == samples(before)
+    assert any("2 links to a folder that they are in (first: b/x/" in line for line in lines)
+
+
+def test_a_val_folder_without_class_folders_says_what_to_do(small):
+    for image in sorted((small / "val").glob("*/*.jpg")):
+        image.rename(small / "val" / f"{image.parent.name}_{image.name}")
+        image.parent.rmdir()
+    message = refusal(small)
+    assert f"{small / 'val'}: holds no class folder but 3 images; move each" in message
 
 
 def test_images_order_and_labels_are_those_of_image_folder(odd_tree, tmp_path):
@@ -430,9 +519,11 @@ def gone(path):
 
 def bomb(path):
     """A PNG of 65,000 x 65,000 pixels, as its header has it."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    chunks = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
+    for chunk in (b"IHDR" + header, b"IDAT" + zlib.compress(b"")):
+        chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(chunks)
 
 
 BREAKAGES = [truncated, zero_bytes, text, gone, bomb]

@@ -11,6 +11,9 @@ and predictions.json with all detections in COCO results format. There:
                  else the position among the classes, from 1
   category, file_name    besides COCO's keys: the name of the class, the path of the picture
 
+Of a folder it takes the files with an ending that Pillow reads, but no hidden ones, and names the
+others. A picture is its first frame, upright as EXIF says; 16-bit grey and float pixels are
+refused.
 The exit status is 0 even if some pictures were skipped as unreadable, 1 if all were.
 """
 
@@ -68,12 +71,12 @@ def main():
 
     import torch
 
+    from randwire_det.detection.picture_files import find_pictures
     from randwire_det.detection.predict import (
         RESULTS,
         Classes,
         Predictor,
         check_score,
-        find_pictures,
         predict,
     )
     from randwire_det.detection.stored import load_detector

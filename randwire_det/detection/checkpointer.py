@@ -14,6 +14,7 @@ from ..checkpoint import (
     KINDS,
     Preprocessing,
     check_same_preprocessing,
+    fits,
     load_checkpoint,
     replace_file,
     save_checkpoint,
@@ -135,32 +136,34 @@ class RandWireCheckpointer(DetectionCheckpointer):
             head = before - len(theirs)
         ours = self.model.state_dict()
         in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
-        fits = {
+        fitting = {
             name: tensor
             for name, tensor in theirs.items()
-            if name in ours and ours[name].shape == tensor.shape
+            if name in ours and fits(tensor, ours[name])
         }
         needed = list(ours) if self.whole else in_trunk
         # Counters of BN: they change no output, and a frozen BN has none.
         missing = [
-            name for name in needed if name not in fits and not name.endswith("num_batches_tracked")
+            name
+            for name in needed
+            if name not in fitting and not name.endswith("num_batches_tracked")
         ]
         if missing:
             raise UserError(
                 f"{filename} does not hold all of this model: {len(missing)} of {len(needed)}"
-                f" tensors are missing or of another shape, such as {missing[0]}"
+                f" tensors are missing or of another shape or number type, such as {missing[0]}"
             )
         self._refuse_what_has_no_place(theirs, ours, filename)
-        self.model.load_state_dict(fits, strict=False)
+        self.model.load_state_dict(fitting, strict=False)
         if self.average:
             self.average.model.load_state_dict(averaged if averaged and resuming else ours)
-        matched = sum(name in fits for name in in_trunk)
-        others = len(fits) - matched
+        matched = sum(name in fitting for name in in_trunk)
+        others = len(fitting) - matched
         network = f" Network: {self.spec.describe()}" if self.spec else ""
         self.logger.info(
             f"Loaded {filename}: {matched} of {len(in_trunk)} trunk tensors and {others} others;"
             f" left out {head} of the classifier's head;"
-            f" {len(ours) - len(fits)} tensors of the detector start fresh.{network}"
+            f" {len(ours) - len(fitting)} tensors of the detector start fresh.{network}"
         )
 
     def _refuse_what_has_no_place(self, theirs: dict, ours: dict, filename: str) -> None:

@@ -14,8 +14,10 @@ from multiprocessing.pool import ThreadPool
 
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 from tqdm import tqdm
+
+from ..pictures import opened, orientation, reason
+from .loader import open_file
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,6 @@ Found = Callable[[str, str], None]
 Fault = tuple[str, str]
 NUMBERS = {int, float}
 THREADS = 16  # they wait for files most of the time
-ORIENTATION = 274  # EXIF's key; 5 to 8 swap width and height
 EDGE_TOLERANCE = 1.0  # pixels that a box may pass the edge by: annotation tools round
 
 
@@ -270,31 +271,19 @@ def _file_faults(entry: tuple[dict, str], depth: str) -> list[Fault]:
     if depth == "none":
         return [] if PathManager.isfile(path) else [("image-absent", "")]
     try:
-        with PathManager.open(path, "rb") as file:
-            opened = Image.open(file)
-            orientation = _orientation(opened)
-            size = opened.size[::-1] if orientation >= 5 else opened.size
-        if depth == "decode":
-            height, width = read_image(path, "RGB").shape[:2]  # just as detectron2 will
-            size = width, height
+        with opened(path, open_file) as picture:
+            turn, size = orientation(picture), picture.size
+            size = size[::-1] if turn >= 5 else size
+            if depth == "decode":
+                height, width = read_image(path, "RGB").shape[:2]  # just as detectron2 will
+                size = width, height
     except (FileNotFoundError, NotADirectoryError):
         return [("image-absent", "")]
     except Exception as error:  # of broken bytes Pillow and its plugins raise almost anything
-        return [("image-unreadable", short(getattr(error, "strerror", None) or str(error)))]
-    stated, turned = size_of(image), " (as EXIF turns it)" if orientation > 1 else ""
-    faults = [("image-rotated", f"orientation {orientation}")] if turned else []
+        return [("image-unreadable", reason(error))]
+    stated, turned = size_of(image), " (as EXIF turns it)" if turn > 1 else ""
+    faults = [("image-rotated", f"orientation {turn}")] if turned else []
     if stated not in (None, size):
         detail = f"{size[0]} x {size[1]}{turned}, in the JSON {stated[0]} x {stated[1]}"
         faults.append(("image-size", detail))
     return faults
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation as detectron2 reads it, 1 to 8; 1 for none."""
-    try:
-        # A PNG's own getexif would decode the whole image, in search of EXIF behind the pixels.
-        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-    except Exception:  # detectron2, too, goes without
-        return 1
-    orientation = exif.get(ORIENTATION)
-    return orientation if orientation in range(1, 9) else 1

@@ -45,7 +45,8 @@ FATAL = {
     "category-id-twice": "give every category an id of its own",
     "image-without-size": 'give every image its "width" and "height" in pixels',
     "image-absent": "copy the files, or remove the images and their annotations from the JSON",
-    "image-unreadable": "copy the files again, or remove the images from the JSON",
+    "image-unreadable": "copy the files again, or convert them as the reason says, or remove the"
+    " images from the JSON",
     "image-size": "write the file's size, EXIF rotation applied, into the JSON and see that the"
     " boxes are those of that image",
     "category-unknown": 'add the category to "categories", or remove the annotations',

@@ -9,17 +9,19 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import read_image
-from PIL import UnidentifiedImageError
+from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..parallel import World, batches_of, keep_working
+from ..pictures import TOO_THIN, opened, reason, why_unusable
 
 
 class TrainLoader:
@@ -140,33 +142,47 @@ class Reading:
 
     def __init__(self, mapper: Callable[[dict], dict | None]):
         self._mapper = mapper
+        # Another mapper may know better what a file holds.
+        self._looks_first = isinstance(mapper, DatasetMapper)
 
     def __call__(self, entry: dict) -> dict | UserError | None:
+        name = entry.get("file_name")
+        # detectron2 would take some pictures for others than they are, and wait for a named pipe.
+        if self._looks_first and name is not None and (fault := why_unusable(name, open_file)):
+            return _error(name, f"cannot be read: {fault}")
         try:
             return self._mapper(entry)
         except Exception as error:
-            name = entry.get("file_name")
             if name is None:
                 raise
+            fault = _fault(entry)
             # An OSError may be of another file than the image, or gone at the second look.
-            fault = _fault(entry) or (isinstance(error, OSError) and f"cannot be read: {error}")
+            if not fault and (isinstance(error, OSError) or str(error) == TOO_THIN):
+                fault = f"cannot be read: {reason(error)}"
             if not fault:
                 raise RuntimeError(f"the mapper failed at {name}") from error
-            return UserError(
-                f"{name}: {fault}; mend it, or take it out of the annotations"
-                " (tools/check_dataset.py --decode finds all such images)"
-            )
+            return _error(name, fault)
+
+
+def open_file(path: str) -> BinaryIO:
+    """A picture's file, by any of the paths that detectron2 knows."""
+    return PathManager.open(path, "rb")
+
+
+def _error(name: str, fault: str) -> UserError:
+    return UserError(
+        f"{name}: {fault}; mend it, or take it out of the annotations"
+        " (tools/check_dataset.py --decode finds all such images)"
+    )
 
 
 def _fault(entry: dict) -> str | None:
     """In a few words why an image is not what its entry says; None where it is."""
     try:
-        height, width = read_image(entry["file_name"], "RGB").shape[:2]
-    except UnidentifiedImageError:
-        return "cannot be read: empty, or of no format that Pillow knows"
+        with opened(entry["file_name"], open_file):
+            height, width = read_image(entry["file_name"], "RGB").shape[:2]
     except Exception as error:  # of broken bytes Pillow raises almost anything
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"cannot be read: {reason.splitlines()[0]}"
+        return f"cannot be read: {reason(error)}"
     stated = entry.get("width", width), entry.get("height", height)
     if stated == (width, height):
         return None

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-import re
+import os
 import shutil
 import time
 import warnings
@@ -26,14 +26,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..checkpoint import replace_file
 from ..errors import UsageError, UserError
+from ..pictures import opened, reason
+from .picture_files import copy_name, few, image_ids
 from .report.drawing import class_colour, draw_box
 
 logger = logging.getLogger(__name__)
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of pictures in a folder
-DRAWN_ENDINGS = (".jpeg", ".jpg", ".png")  # of copies
 RESULTS = "predictions.json"
-COCO_NAME = re.compile("(?:.*_)?([0-9]{12})")  # without its ending
-NAMED = 10  # skipped pictures that the last line names
 
 
 class Predictor:
@@ -59,7 +57,8 @@ class Predictor:
         Raises:
             Exception: of almost any kind, where the bytes are broken.
         """
-        image = read_image(str(path), self._format)
+        with opened(path):  # whose header rules out what would be read as another picture
+            image = read_image(str(path), self._format)
         resized = T.AugInput(image)
         self._resize(resized)
         pixels = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
@@ -101,66 +100,6 @@ class Classes:
         return self._names[output] if output < len(self._names) else f"class {output + 1}"
 
 
-def find_pictures(inputs: Iterable[str | Path]) -> dict[str, Path]:
-    """The pictures among files and folders, by a name that no two of them share.
-
-    Of a folder its files with a known ending, by name, not those of folders in it; a file is taken
-    whatever its ending. One that is given twice is taken once.
-
-    Returns:
-        {name: path}: the name of the file, with a number where another's copy had it.
-
-    Raises:
-        UserError: there is no such file or folder.
-        UsageError: there are no pictures.
-    """
-    found = {}
-    for given in map(Path, inputs):
-        if not given.exists():
-            raise UserError(f"input {given}: no such file or folder")
-        paths = [given]
-        if given.is_dir():
-            paths = sorted(
-                path
-                for path in given.iterdir()
-                if path.suffix.lower() in ENDINGS and not path.is_dir()
-            )
-        for path in paths:
-            found.setdefault(path.resolve(), path)
-    if not found:
-        raise UsageError(
-            f"no pictures in {', '.join(map(str, inputs))}: expected files that end in"
-            f" {', '.join(ENDINGS)}; folders in a folder are not looked into"
-        )
-    named, taken = {}, set()
-    for path in found.values():
-        name, number = path.name, 1
-        while copy_name(name) in taken:
-            number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
-        taken.add(copy_name(name))
-        named[name] = path
-    return named
-
-
-def copy_name(name: str) -> str:
-    """The file name of a picture's copy: its own of a JPEG or PNG, else with .png behind it."""
-    return name if name.lower().endswith(DRAWN_ENDINGS) else f"{name}.png"
-
-
-def image_ids(pictures: dict[str, Path]) -> dict[str, int]:
-    """Numbers for pictures by name, so that COCO's own pictures have COCO's ids.
-
-    The number in the name where all have one of their own as COCO's pictures do, such as
-    000000000139.jpg or COCO_val2014_000000000042.jpg; else the position, from 1.
-    """
-    found = [COCO_NAME.fullmatch(path.stem) for path in pictures.values()]
-    ids = [int(match[1]) for match in found if match]
-    if len(set(ids)) < len(pictures):
-        ids = range(1, len(pictures) + 1)
-    return dict(zip(pictures, ids, strict=True))
-
-
 def predict(
     predictor: Predictor,
     classes: Classes,
@@ -176,7 +115,7 @@ def predict(
     and "category" and "file_name", which COCO's tools leave alone. It is written last.
 
     Args:
-        pictures: path by name, as of `find_pictures`; `image_ids` are the "image_id".
+        pictures: path by name, as of `picture_files.find_pictures`; `image_ids` are the "image_id".
         output: the folder to write to, made where it is missing.
         score: detections from here up are drawn; all are written.
 
@@ -198,8 +137,7 @@ def predict(
                 warnings.simplefilter("ignore")
                 picture, pixels = predictor.read(path)
         except Exception as error:  # of broken bytes Pillow raises almost anything
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            logger.warning(f"skipped {path}: it cannot be read: {reason.splitlines()[0]}")
+            logger.warning(f"skipped {path}: it cannot be read: {reason(error)}")
             skipped.append(path)
             continue
         instances = predictor.detect(picture, pixels)
@@ -210,9 +148,7 @@ def predict(
         raise UserError(f"none of {len(pictures)} pictures could be read")
     replace_file(output / RESULTS, lambda file: file.write(json.dumps(rows).encode()))
     if skipped:
-        names = ", ".join(map(str, skipped[:NAMED]))
-        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        logger.warning(f"skipped {len(skipped)} of {len(pictures)} pictures: {names}{more}")
+        logger.warning(f"skipped {len(skipped)} of {len(pictures)} pictures: {few(skipped)}")
     return len(pictures) - len(skipped), len(rows)
 
 
@@ -223,9 +159,9 @@ def check_score(score: float) -> None:
 
 
 def _check_output(output: Path, pictures: dict[str, Path]) -> None:
-    folder = output.resolve()
+    folder = os.path.realpath(output)
     for path in pictures.values():
-        if folder in (path.parent.resolve(), path.resolve().parent):
+        if folder in (os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))):
             raise UsageError(
                 f"output {output} is the folder of the picture {path}, which a copy might replace;"
                 " choose another folder"

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint import KINDS, load_checkpoint
+from ..checkpoint import KINDS, fits, load_checkpoint
 from ..errors import UsageError, UserError
 from .checks import check_model
 from .config import get_cfg
@@ -50,12 +50,13 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
     unfit = sorted(
         name
         for name in ours.keys() | theirs.keys()
-        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape
+        if name not in ours or name not in theirs or not fits(theirs[name], ours[name])
     )
     if unfit:
         raise UserError(
             f"{path} does not hold the detector of its config: {len(unfit)} tensors are missing, of"
-            f" another shape or too many, such as {unfit[0]}; take another checkpoint of the run"
+            f" another shape or number type, or too many, such as {unfit[0]}; take another"
+            " checkpoint of the run"
         )
     model.load_state_dict(theirs)
     return model.eval(), cfg, checkpoint["classes"]

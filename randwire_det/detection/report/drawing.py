@@ -4,8 +4,9 @@ import colorsys
 from pathlib import Path
 
 from matplotlib import get_data_path
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from ...pictures import read_picture
 from .gallery import SCORE, Picture
 from .matches import Matches
 from .tide import KINDS, Breakdown
@@ -50,9 +51,7 @@ def class_colour(category: int) -> tuple[int, int, int]:
 def _canvas(picture: Picture, image_root: Path) -> tuple[Image.Image, tuple[float, float]]:
     """The image at its size on the page, and that size over the one that boxes refer to."""
     try:
-        with Image.open(image_root / picture.name) as file:
-            # detectron2 turns photographs upright, too.
-            image = ImageOps.exif_transpose(file).convert("RGB")
+        image = read_picture(image_root / picture.name)
     except Exception:  # PIL raises almost anything at broken bytes
         image = None
     width, height = (picture.image.get(key) for key in ("width", "height"))
