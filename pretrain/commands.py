@@ -11,8 +11,9 @@ from fvcore.common.config import CfgNode
 from randwire_det import cli
 from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
 from randwire_det.complexity import complexity
-from randwire_det.errors import UsageError, UserError
-from randwire_det.parallel import EXIT_STOPPED, Stopping, World
+from randwire_det.errors import EXIT_STOPPED, UsageError, UserError
+from randwire_det.parallel import World
+from randwire_det.stopping import Stopping
 
 from . import data, recipe, resume
 from .baselines import baseline_complexity

@@ -1,5 +1,7 @@
 """What a user did and can mend: the tools print it as one line, without a traceback."""
 
+EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
+
 
 class UserError(ValueError):
     """Bad input. The message names the value, what was expected and how to mend it."""

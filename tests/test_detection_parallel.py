@@ -15,7 +15,7 @@ from test_parallel import free_port
 from test_train_net import CONFIG, RUN, refused, shapes  # noqa: F401
 
 from randwire_det.checkpoint import load_checkpoint
-from randwire_det.parallel import EXIT_STOPPED
+from randwire_det.errors import EXIT_STOPPED
 
 TOOL = str(REPO / "tools" / "train_net.py")
 LAUNCHERS = {

@@ -20,7 +20,7 @@ from pretrain.evaluation import evaluate
 from randwire_det import parallel
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
-from randwire_det.parallel import EXIT_STOPPED
+from randwire_det.errors import EXIT_STOPPED
 
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
 

@@ -19,7 +19,9 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..parallel import World, batches_of, keep_working
+from ..parallel import World
+from ..stopping import AskedToStop
+from ..workers import Workers, batches_of
 
 
 class TrainLoader:
@@ -65,7 +67,7 @@ class TrainLoader:
                 batch_sampler=itertools.islice(self._plan(), self.start, None),
                 num_workers=self._workers,
                 collate_fn=list,
-                worker_init_fn=keep_working,
+                worker_init_fn=Workers(),
                 generator=torch.Generator(),  # seeds the workers; else it draws from the global one
             )
         )
@@ -109,7 +111,7 @@ class TestLoader:
     def __init__(self, cfg: CfgNode, dataset: str, world: World):
         reading = Reading(DatasetMapper(cfg, False))
         self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
-        self._loader.worker_init_fn = keep_working
+        self._loader.worker_init_fn = Workers()
         self._loader.generator = torch.Generator()  # as in training
         self._world = world
 
@@ -120,7 +122,7 @@ class TestLoader:
         error = None
         try:
             yield from _without_errors(self._loader)
-        except UserError as caught:
+        except (UserError, AskedToStop) as caught:
             error = caught
 
         def tell():
