@@ -15,6 +15,7 @@ from torch import nn
 from ..average import WeightAverage
 from ..errors import UserError
 from ..parallel import current_world, lost_another
+from ..run_folder import cut_lines
 from ..stopping import AskedToStop, Stopping
 from .checkpointer import RandWireCheckpointer, preprocessing_from_config
 from .loader import TestLoader, TrainLoader
@@ -127,6 +128,9 @@ class RandWireTrainer(DefaultTrainer):
             AskedToStop: a checkpoint is written.
         """
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_news)
+        if self.world.is_first:
+            metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
+            cut_lines(metrics, lambda row: row["iteration"] < self.start_iter)
         with Stopping() as self.stopping:
             try:
                 return super().train()
