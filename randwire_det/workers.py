@@ -15,7 +15,7 @@ from typing import NoReturn
 from torch.utils.data import DataLoader
 
 from .errors import UserError
-from .stopping import stoppable
+from .stopping import AskedToStop, stoppable
 
 SHARED_MEMORY = "/dev/shm"
 
@@ -80,6 +80,10 @@ def batches_of(loader: DataLoader, advice: str) -> Iterator:
             if batch is None:
                 return
             yield batch
+    except AskedToStop:
+        for worker in getattr(batches, "_workers", ()):
+            worker.kill()  # torch gives each five seconds to end, and they may hang on a disk
+        raise
     except (RuntimeError, OSError, EOFError) as error:
         fault = _fault_of_workers(error, loader)
         if fault is None:
