@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from .errors import EXIT_STOPPED, UsageError, UserError
+from .stopping import ends_at_ctrl_c
 
 GRACE = 10.0  # seconds for the other processes to leave by themselves once one has failed
 Result = TypeVar("Result")
@@ -111,7 +112,8 @@ def _meeting_point(url: str, *, host_it: bool):
     if place.scheme != "tcp" or not host or not port:
         raise UsageError(f"--dist-url {url}: expected tcp://HOST:PORT of the first machine")
     try:
-        return TCPStore(host, port, is_master=host_it, wait_for_workers=False)
+        with ends_at_ctrl_c():
+            return TCPStore(host, port, is_master=host_it, wait_for_workers=False)
     except DistNetworkError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(

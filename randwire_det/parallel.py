@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import UserError
-from .stopping import AskedToStop
+from .stopping import AskedToStop, ends_at_ctrl_c
 
 Result = TypeVar("Result")
 
@@ -135,24 +135,33 @@ def joined() -> Iterator[World]:
         yield World()
         return
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", 0)))
-    store, _, _ = next(dist.rendezvous("env://"))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-        # torchrun on one machine keeps its store over a restart, and with it the addresses of the
-        # processes before; on several, every restart meets in a new store.
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     # Decisions are taken on the CPU, so that no GPU has to be waited for.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)
+    with ends_at_ctrl_c():
+        store, _, _ = next(dist.rendezvous("env://"))
+        store = _of_this_start(store, size)
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)
     try:
         yield world
     except RuntimeError as error:
         if not lost_another(error):
             raise
-        if world.local_rank == 0 and os.environ.get("LOCAL_WORLD_SIZE") != str(size):
-            print(f"process {world.rank} lost the connection to another machine's", file=sys.stderr)
-        sys.exit(1)  # whoever started the processes of this machine names the one that ended
+        if world.local_rank > 0:  # one a machine says so; the launcher names the one that ended
+            sys.exit(1)
+        reason = str(error).splitlines()[0].partition("] ")[2].partition(". ")[0]
+        raise UserError(
+            f"the connection to another process of the run was lost: {reason}"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _of_this_start(store: dist.Store, size: int) -> dist.Store:
+    """torchrun on one machine keeps its store over a restart, and with it the addresses of the
+    processes before; on several, every restart meets in a new store."""
+    if os.environ.get("LOCAL_WORLD_SIZE") != str(size):
+        return store
+    return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def lost_another(error: BaseException | None) -> bool:

@@ -66,6 +66,16 @@ class Stopping:
 
 
 @contextmanager
+def ends_at_ctrl_c() -> Iterator[None]:
+    """Around a wait for others inside torch, which runs no Python handler: Ctrl-C ends it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Around a wait that changes nothing of the run's state, and may have no end.
 
