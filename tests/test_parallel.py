@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from randwire_det import parallel
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
 from randwire_det.errors import EXIT_STOPPED
+from randwire_det.launch import _meeting_point
 
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
 
@@ -236,6 +238,36 @@ def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
 def child_of(pid):
     """The last process that `pid` has started."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+
+
+def launcher_waits(port):
+    _meeting_point(f"tcp://127.0.0.1:{port}", host_it=False)
+
+
+def process_waits(port):
+    os.environ |= {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with parallel.joined():
+        pass
+
+
+@pytest.mark.parametrize("wait", [launcher_waits, process_waits])
+def test_ctrl_c_ends_a_wait_for_another_machine(wait):
+    """Which accepts the connection, and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as first_machine:
+        first_machine.settimeout(60)
+        if (pid := os.fork()) == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            wait(first_machine.getsockname()[1])
+            os._exit(0)
+        connection, _ = first_machine.accept()
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        connection.close()
+    assert os.WTERMSIG(ended[1]) == signal.SIGINT
 
 
 def test_together_gives_the_result_of_a_process_alone():
