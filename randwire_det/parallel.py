@@ -13,9 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import UserError
+from .errors import UsageError, UserError
+from .launch import restarted, told_once
 from .stopping import AskedToStop, ends_at_ctrl_c
 
+REFUSED = "randwire_det/refused"  # key of a launch's store
 Result = TypeVar("Result")
 
 
@@ -131,18 +133,24 @@ def _cpu_group() -> dist.ProcessGroup | None:
 def joined() -> Iterator[World]:
     """The world that torchrun or `launch` has started this process in, or that of one process."""
     size = int(os.environ.get("WORLD_SIZE", 1))
-    if "RANK" not in os.environ or size == 1:
+    alone = size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+    if "RANK" not in os.environ or alone:
         yield World()
         return
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", 0)))
     # Decisions are taken on the CPU, so that no GPU has to be waited for.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with ends_at_ctrl_c():
-        store, _, _ = next(dist.rendezvous("env://"))
-        store = _of_this_start(store, size)
-        dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)
+        launch_store, _, _ = next(dist.rendezvous("env://"))
+        told_once(lambda: _refuse_again(launch_store))
+        if size > 1:
+            store = _of_this_start(launch_store, size)
+            dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)
     try:
         yield world
+    except UsageError as error:
+        launch_store.set(REFUSED, str(error))
+        raise
     except RuntimeError as error:
         if not lost_another(error):
             raise
@@ -153,7 +161,14 @@ def joined() -> Iterator[World]:
             f"the connection to another process of the run was lost: {reason}"
         ) from None
     finally:
-        dist.destroy_process_group()
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def _refuse_again(store: dist.Store) -> None:
+    """torchrun starts what was refused again, which then would resume in a used OUTPUT_DIR."""
+    if restarted() and store.check([REFUSED]):
+        raise UsageError(store.get(REFUSED).decode())
 
 
 def _of_this_start(store: dist.Store, size: int) -> dist.Store:

@@ -21,7 +21,7 @@ from pretrain.evaluation import evaluate
 from randwire_det import parallel
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
-from randwire_det.errors import EXIT_STOPPED
+from randwire_det.errors import EXIT_STOPPED, UsageError
 from randwire_det.launch import _meeting_point
 
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
@@ -238,6 +238,23 @@ def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
 def child_of(pid):
     """The last process that `pid` has started."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+
+
+def test_what_was_refused_is_refused_when_torchrun_starts_it_again(monkeypatch):
+    """A start again resumes: in a used OUTPUT_DIR, it would train over the earlier run."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+    variables |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UsageError), parallel.joined():
+        raise UsageError("used already")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    entered = False
+    with pytest.raises(UsageError, match="used already"), parallel.joined():
+        entered = True
+    assert not entered
 
 
 def launcher_waits(port):
