@@ -11,8 +11,10 @@ from fvcore.common.config import CfgNode
 from randwire_det import cli
 from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
 from randwire_det.complexity import complexity
-from randwire_det.errors import UsageError, UserError
-from randwire_det.parallel import EXIT_STOPPED, Stopping, World
+from randwire_det.errors import EXIT_STOPPED, UsageError, UserError
+from randwire_det.parallel import World
+from randwire_det.run_folder import cut_lines, locked
+from randwire_det.stopping import Stopping
 
 from . import data, recipe, resume
 from .baselines import baseline_complexity
@@ -47,7 +49,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         _check_same_start(output, start, world)
 
         def begin():
-            stack.enter_context(resume.locked(output))
+            stack.enter_context(locked(output))
             text = cfg.dump().encode()
             replace_file(output / "config.yaml", lambda file: file.write(text))
             stack.enter_context(logging_to(output))
@@ -114,7 +116,9 @@ def evaluate_only(
             row = {"weights": str(path), "size": size, "resize": cfg.INPUT.TEST_RESIZE} | result
             output = Path(cfg.OUTPUT_DIR)
             output.mkdir(parents=True, exist_ok=True)
-            with (output / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+            path = output / "evaluations.jsonl"
+            cut_lines(path)
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
     return result
 

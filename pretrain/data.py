@@ -22,8 +22,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
-from randwire_det.parallel import batches_of, keep_working
 from randwire_det.pictures import read_picture, reason
+from randwire_det.workers import Workers, batches_of
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size
@@ -237,7 +237,7 @@ class Loader:
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             persistent_workers=workers > 0,
-            worker_init_fn=keep_working,
+            worker_init_fn=Workers(),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # seeds the workers; else it draws from the global one
         )

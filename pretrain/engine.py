@@ -17,8 +17,9 @@ from torch import Tensor
 
 from randwire_det.checkpoint import save_checkpoint
 from randwire_det.errors import UserError
-from randwire_det.parallel import Stopping, World
+from randwire_det.parallel import World
 from randwire_det.spec import NetworkSpec
+from randwire_det.stopping import AskedToStop, Stopping
 
 from . import resume
 from .curves import draw_curves
@@ -101,15 +102,18 @@ class Trainer:
 
     def train(self) -> bool:
         """All epochs and tests that are left; False where a process was asked to stop."""
-        if not self.test_if_due():  # a checkpoint is written before the test of its iteration
+        try:
+            self.test_if_due()  # a checkpoint is written before the test of its iteration
+            begun = self.state["iteration"] // self.epoch_length
+            for epoch in range(begun, self.cfg.SOLVER.EPOCHS):
+                self.train_epoch(epoch)
+                self.test_if_due()
+        except AskedToStop:
             return False
-        for epoch in range(self.state["iteration"] // self.epoch_length, self.cfg.SOLVER.EPOCHS):
-            if not (self.train_epoch(epoch) and self.test_if_due()):
-                return False
         return True
 
-    def train_epoch(self, epoch: int) -> bool:
-        """The rest of an epoch, in whole batches; False where a process was asked to stop."""
+    def train_epoch(self, epoch: int) -> None:
+        """The rest of an epoch, in whole batches."""
         cfg = self.cfg
         period = max(1, round(cfg.CHECKPOINT_PERIOD * self.epoch_length))
         self.learner.model.train()
@@ -125,8 +129,7 @@ class Trainer:
             if iteration % period == 0 or iteration == self.total:
                 self.save_checkpoint()
             if self.world.any(self.stopping):
-                return False
-        return True
+                raise AskedToStop
 
     def shares(self, epoch: int) -> list[np.ndarray]:
         """What this process trains on in the rest of an epoch: int64 (images, 2) for each part."""
@@ -206,15 +209,11 @@ class Trainer:
             f" is SOLVER.BASE_LR {self.cfg.SOLVER.BASE_LR} too high?"
         )
 
-    def test_if_due(self) -> bool:
-        """Evaluate after every TEST.PERIOD epochs, and after the last.
-
-        Returns:
-            False where a process was asked to stop.
-        """
+    def test_if_due(self) -> None:
+        """Evaluate after every TEST.PERIOD epochs, and after the last."""
         iteration, period = self.state["iteration"], self.cfg.TEST.PERIOD * self.epoch_length
         if iteration == 0 or (iteration % period and iteration != self.total):
-            return True
+            return
         begun = time.perf_counter()
         # Every process has its own BN statistics; the first one's are those that are kept.
         model = self.learner.tested_model
@@ -225,10 +224,7 @@ class Trainer:
             self.val_loader,
             batch_size=self.cfg.SOLVER.BATCH_SIZE // self.world.size,
             world=self.world,
-            stopping=self.stopping,
         )
-        if result is None:
-            return False
         epoch = iteration // self.epoch_length
         bad = (
             f"; unreadable images left out: {result['bad_images']}" if result["bad_images"] else ""
@@ -241,7 +237,6 @@ class Trainer:
             self.state |= {"best_top1": result["top1"], "best_epoch": epoch}
             self.save_weights(resume.BEST)
         self.since += time.perf_counter() - begun  # no part of the training's images a second
-        return True
 
     def save_checkpoint(self) -> None:
         """Write all that it takes to go on, and remove the oldest file of its kind."""

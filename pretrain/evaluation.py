@@ -18,28 +18,23 @@ def evaluate(
     *,
     batch_size: int,
     world: World,
-    stopping=False,
-) -> dict[str, float] | None:
+) -> dict[str, float]:
     """Test a model on all images of the loader's data set.
 
     Args:
         batch_size: of each process.
-        stopping: looked at before every batch; where it becomes true in any process, all give up.
 
     Returns:
         {"top1", "top5", "images", "bad_images"}: percentages of the images whose class comes first,
         or among the first five; how many images that is, and how many could not be read and are
-        left out, which the log names. None after giving up.
+        left out, which the log names.
 
     Raises:
         UserError: not a single image can be read.
+        AskedToStop: before the last batch; in all processes.
     """
     model.eval()
-    counted, bad = world.together(
-        lambda: _count(model, normalise, loader, batch_size, world, stopping)
-    )
-    if world.any(stopping):
-        return None
+    counted, bad = world.together(lambda: _count(model, normalise, loader, batch_size, world))
     *hits, images = world.sum(torch.tensor(counted)).tolist()
     bad = world.gather(bad)
     for path in bad:
@@ -54,7 +49,7 @@ def _check_any(images: int, bad: list[str]) -> None:
         raise UserError(f"{bad[0]} and all other test images cannot be read: is the disk there?")
 
 
-def _count(model, normalise, loader, batch_size, world, stopping) -> tuple[list[int], list[str]]:
+def _count(model, normalise, loader, batch_size, world) -> tuple[list[int], list[str]]:
     """First hits, hits among five and images of this process' share, and the unreadable ones."""
     dataset = loader.dataset
     top = min(5, len(dataset.classes))
@@ -63,8 +58,6 @@ def _count(model, normalise, loader, batch_size, world, stopping) -> tuple[list[
     hits = torch.zeros(2, dtype=torch.int64, device=normalise.mean.device)
     images, bad = 0, []
     for batch in loader(batches):
-        if stopping:
-            break
         bad += batch.bad
         if len(batch.labels):
             images += len(batch.labels)

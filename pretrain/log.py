@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from randwire_det.checkpoint import replace_file
+from randwire_det.run_folder import cut_lines
 
 logger = logging.getLogger("pretrain")
 
@@ -79,9 +79,8 @@ class Metrics:
         self.path, self.enabled = folder / "metrics.jsonl", enabled
         if not enabled:
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = "".join(f"{line}\n" for line in lines if _is_before(line, iteration))
-        replace_file(self.path, lambda file: file.write(kept.encode()))
+        self.path.touch()
+        cut_lines(self.path, lambda row: row["iteration"] < iteration + ("loss" in row))
         # Its import takes seconds.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -105,14 +104,6 @@ class Metrics:
     def __exit__(self, *exception) -> None:
         if self.enabled:
             self.board.close()
-
-
-def _is_before(line: str, iteration: int) -> bool:
-    try:
-        values = json.loads(line)
-        return values["iteration"] < iteration + ("loss" in values)
-    except (json.JSONDecodeError, KeyError, TypeError):  # half a line, as a kill leaves it
-        return False
 
 
 def accuracy(percent: dict[str, float]) -> str:

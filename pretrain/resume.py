@@ -1,8 +1,5 @@
 """What a run needs to go on is in one checkpoint, and nothing goes on that does not fit it."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +9,7 @@ from fvcore.common.config import CfgNode
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.config_files import flat
 from randwire_det.errors import UsageError, UserError
+from randwire_det.run_folder import refuse_used
 from randwire_det.spec import NetworkSpec
 from randwire_det.spec_config import check_same_spec
 
@@ -58,15 +56,9 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
         UsageError: there is one and `resume` is not set, or only the weights of a finished run.
         UserError: there are some, and none can be read.
     """
-    found = checkpoints(output)
-    written = [*found, *(output / name for name in (FINAL, BEST) if (output / name).exists())]
-    if written and not resume:
-        raise UsageError(
-            f"{written[0]} exists already: add --resume to go on with that run, or choose another"
-            " OUTPUT_DIR"
-        )
+    refuse_used(output, resume=resume)
     problems = []
-    for path in found:
+    for path in checkpoints(output):
         try:
             checkpoint = load_checkpoint(path, kinds=KINDS)
             if not {"optimizer", "scaler"} <= checkpoint.keys():
@@ -85,36 +77,6 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
             " choose another OUTPUT_DIR"
         )
     return None, {}, []
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keep a second run out of OUTPUT_DIR, and clear away what a killed one left half-written.
-
-    The system releases the lock when this process ends, however it ends.
-
-    Raises:
-        UserError: another process is training into it, or the folder cannot be written to.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = (output / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR {output}: {error.strerror}") from None
-    with file:
-        try:
-            # Unlike flock, this is not handed down to the workers, which outlive a kill by seconds.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"OUTPUT_DIR {output}: another process is training into it; wait for it, or choose"
-                " another OUTPUT_DIR"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        for leftover in output.glob(".*.tmp"):
-            leftover.unlink()
-        yield
 
 
 def check_same_run(

@@ -2,6 +2,7 @@
 
 import reprlib
 
+EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
 LONGEST = 200  # characters
 
 

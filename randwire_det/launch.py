@@ -12,9 +12,10 @@ import urllib.parse
 from collections.abc import Callable
 from typing import TypeVar
 
-from .errors import UsageError, UserError
+from .errors import EXIT_STOPPED, UsageError, UserError
+from .stopping import ends_at_ctrl_c
 
-GRACE = 30.0  # seconds for the other processes to leave by themselves once one has failed
+GRACE = 10.0  # seconds for the other processes to leave by themselves once one has failed
 Result = TypeVar("Result")
 
 
@@ -82,15 +83,14 @@ def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -
         "TORCHELASTIC_USE_AGENT_STORE": True,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
     }
-    children = []
-    for rank in range(processes):
-        variables = shared | {"RANK": machine * processes + rank, "LOCAL_RANK": rank}
-        children.append(
-            subprocess.Popen(
-                [sys.executable, *sys.argv],
-                env=os.environ | {name: str(value) for name, value in variables.items()},
-                start_new_session=True,  # Ctrl-C reaches them through this process, once
-            )
+    children = {}
+    for local_rank in range(processes):
+        rank = machine * processes + local_rank
+        variables = shared | {"RANK": rank, "LOCAL_RANK": local_rank}
+        children[rank] = subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env=os.environ | {name: str(value) for name, value in variables.items()},
+            start_new_session=True,  # Ctrl-C reaches them through this process, once
         )
     return _wait(children)
 
@@ -112,7 +112,8 @@ def _meeting_point(url: str, *, host_it: bool):
     if place.scheme != "tcp" or not host or not port:
         raise UsageError(f"--dist-url {url}: expected tcp://HOST:PORT of the first machine")
     try:
-        return TCPStore(host, port, is_master=host_it, wait_for_workers=False)
+        with ends_at_ctrl_c():
+            return TCPStore(host, port, is_master=host_it, wait_for_workers=False)
     except DistNetworkError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
@@ -120,34 +121,58 @@ def _meeting_point(url: str, *, host_it: bool):
         ) from None
 
 
-def _wait(children: list[subprocess.Popen]) -> int:
-    def forward(number, frame):
-        for child in children:
+def _wait(children: dict[int, subprocess.Popen]) -> int:
+    """Wait until every process has ended; when one fails, the others get GRACE seconds to leave.
+
+    They may wait for the failed one without an end: at start-up, or in a collective of NCCL.
+
+    Args:
+        children: by rank.
+
+    Returns:
+        the exit status of the run, as of `launch`.
+    """
+
+    def send(number, frame=None):
+        for child in children.values():
             if child.poll() is None:
                 child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    failed_at, killed = None, []
+    before = {number: signal.signal(number, send) for number in (signal.SIGINT, signal.SIGTERM)}
+    failed_at, ended = None, {}
     try:
-        while any(child.poll() is None for child in children):
-            codes = [child.returncode for child in children]
-            if failed_at is None and any(codes):
+        while len(ended) < len(children):
+            # Every child is polled each time: one that lives says nothing of the next.
+            codes = {rank: child.poll() for rank, child in children.items()}
+            ended = {rank: code for rank, code in codes.items() if code is not None}
+            if failed_at is None and any(_failed(code) for code in ended.values()):
                 failed_at = time.monotonic()
-            if failed_at is not None and time.monotonic() - failed_at > GRACE:
-                killed = killed or _killed(children)  # before these are, by this one
-                forward(signal.SIGKILL, None)  # they wait for one that is gone
+            if failed_at is not None and time.monotonic() > failed_at + GRACE:
+                break
             time.sleep(0.05)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for rank, name in killed or _killed(children):
-        print(f"process {rank} was killed by {name}, and so the run ended", file=sys.stderr)
-    # One that was killed is the cause of what the others say.
-    status = min([child.returncode for child in children if child.returncode], default=0)
+        send(signal.SIGKILL)
+        for child in children.values():
+            child.wait()
+    _report(ended, cut_short=len(ended) < len(children))
+    # A process that was killed is the cause of what the others ended with.
+    status = min(filter(None, ended.values()), default=0)
     return 128 - status if status < 0 else status
 
 
-def _killed(children: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    """Rank and signal of those that did not end by themselves."""
-    codes = [child.returncode or 0 for child in children]
-    return [(rank, signal.Signals(-code).name) for rank, code in enumerate(codes) if code < 0]
+def _failed(code: int) -> bool:
+    return code not in (0, EXIT_STOPPED)
+
+
+def _report(ended: dict[int, int], *, cut_short: bool) -> None:
+    """One line for each process that was killed; where others had to be, for any that failed."""
+    for rank, code in ended.items():
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        elif cut_short and _failed(code):
+            how = f"ended with status {code}"
+        else:
+            continue
+        print(f"process {rank} {how}, and so the run ended", file=sys.stderr)

@@ -1,9 +1,7 @@
 """One process or many: who this process is, and how all of them come to one decision."""
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
-from .errors import UserError
+from .errors import UsageError, UserError
+from .launch import restarted, told_once
+from .stopping import AskedToStop, ends_at_ctrl_c
 
-EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
+REFUSED = "randwire_det/refused"  # key of a launch's store
 Result = TypeVar("Result")
 
 
@@ -74,26 +73,34 @@ class World:
         Raises:
             UserError: of `call`, in the first process that met one.
             SystemExit: in the others, with the same status.
+            AskedToStop: in all, where one raised it and none met an error.
         """
         if self.size == 1:
             return call()
         result = error = None
         try:
             result = call()
-        except UserError as caught:
+        except (UserError, AskedToStop) as caught:
             if caught.told:
                 raise
             error = caught
-        # The first to fail has the largest number; two processes may fail for reasons of their own.
-        news = torch.tensor([self.size - self.rank, error.exit_status] if error else [0, 0])
-        dist.all_reduce(news, dist.ReduceOp.MAX, group=self.group)
-        number, status = news.tolist()
-        if number == 0:
+        # The largest is agreed on: an error before a stop, and of errors the first process'.
+        news = 0
+        if isinstance(error, AskedToStop):
+            news = 1
+        elif error is not None:
+            news = (self.size - self.rank) * 256 + error.exit_status
+        agreed = torch.tensor(news)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self.group)
+        agreed = int(agreed)
+        if agreed == 0:
             return result
-        if error is not None and number == self.size - self.rank:
-            error.told = True
-            raise error
-        sys.exit(status)
+        if agreed == 1:
+            error = error or AskedToStop()
+        elif agreed != news:
+            sys.exit(agreed % 256)
+        error.told = True
+        raise error
 
     def first_does(self, call: Callable[[], object]) -> None:
         """`call()` in the first process alone; where it fails, all leave as in `together`."""
@@ -126,102 +133,54 @@ def _cpu_group() -> dist.ProcessGroup | None:
 def joined() -> Iterator[World]:
     """The world that torchrun or `launch` has started this process in, or that of one process."""
     size = int(os.environ.get("WORLD_SIZE", 1))
-    if "RANK" not in os.environ or size == 1:
+    alone = size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+    if "RANK" not in os.environ or alone:
         yield World()
         return
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", 0)))
-    store, _, _ = next(dist.rendezvous("env://"))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-        # torchrun on one machine keeps its store over a restart, and with it the addresses of the
-        # processes before; on several, every restart meets in a new store.
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     # Decisions are taken on the CPU, so that no GPU has to be waited for.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)
+    with ends_at_ctrl_c():
+        launch_store, _, _ = next(dist.rendezvous("env://"))
+        told_once(lambda: _refuse_again(launch_store))
+        if size > 1:
+            store = _of_this_start(launch_store, size)
+            dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)
     try:
         yield world
-    finally:
-        dist.destroy_process_group()
-
-
-class Stopping:
-    """Whether this process was asked to stop: by SIGTERM, by SIGINT, or because its launcher died.
-
-    The step at hand is finished then; a second SIGINT interrupts at once.
-    """
-
-    def __init__(self):
-        self.reason = ""
-        self._parent = os.getppid()
-
-    def __bool__(self) -> bool:
-        # A launcher killed by force cannot tell its processes.
-        if not self.reason and "LOCAL_RANK" in os.environ and os.getppid() != self._parent:
-            self.reason = "the end of its launcher"
-        return bool(self.reason)
-
-    def __enter__(self) -> "Stopping":
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self._before = {number: signal.signal(number, self._ask) for number in numbers}
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def agreed_reason(self, world: World) -> str:
-        """Why the run ends, the same in all processes: not every one was asked, or not yet."""
-        return next(filter(None, world.gather([self.reason])))
-
-    def _ask(self, number, frame):
-        self.reason = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def keep_working(worker_id: int) -> None:
-    """Let a worker ignore Ctrl+C, and a SIGTERM unless it comes from the main process.
-
-    Ctrl+C and a scheduler's SIGTERM reach every process of the run, but to end in good order is up
-    to the main process, which needs its workers for that. It ends them by SIGTERM itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_with, args=[os.getppid()], daemon=True).start()
-
-
-def _exit_with(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-def batches_of(loader: DataLoader, advice: str) -> Iterator:
-    """The batches of a loader; a worker that was killed is told when a batch is due, and only then.
-
-    torch's handler of SIGCHLD would raise wherever the main process is at that moment: mostly in
-    the model, where the other processes wait for its gradients.
-
-    Args:
-        advice: which keys to lower where memory is short.
-
-    Raises:
-        UserError: a worker was killed.
-    """
-    batches = iter(loader)
-    if loader.num_workers and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield from batches
-    except (RuntimeError, OSError, EOFError) as error:
-        # Found missing by torch, or in the middle of handing over a batch; what a worker itself
-        # has met begins with "Caught".
-        handing_over = not isinstance(error, RuntimeError) and not str(error).startswith("Caught")
-        missing = str(error).startswith("DataLoader worker (pid")
-        if not loader.num_workers or not (handing_over or missing):
+    except UsageError as error:
+        launch_store.set(REFUSED, str(error))
+        raise
+    except RuntimeError as error:
+        if not lost_another(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if world.local_rank > 0:  # one a machine says so; the launcher names the one that ended
+            sys.exit(1)
+        reason = str(error).splitlines()[0].partition("] ")[2].partition(". ")[0]
         raise UserError(
-            f"a process that reads images was killed ({reason}): where memory is short, fewer"
-            f" {advice} take less"
+            f"the connection to another process of the run was lost: {reason}"
         ) from None
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def _refuse_again(store: dist.Store) -> None:
+    """torchrun starts what was refused again, which then would resume in a used OUTPUT_DIR."""
+    if restarted() and store.check([REFUSED]):
+        raise UsageError(store.get(REFUSED).decode())
+
+
+def _of_this_start(store: dist.Store, size: int) -> dist.Store:
+    """torchrun on one machine keeps its store over a restart, and with it the addresses of the
+    processes before; on several, every restart meets in a new store."""
+    if os.environ.get("LOCAL_WORLD_SIZE") != str(size):
+        return store
+    return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+
+
+def lost_another(error: BaseException | None) -> bool:
+    """Whether the cause of an error is that another process has ended."""
+    return isinstance(error, dist.DistNetworkError) or (
+        isinstance(error, RuntimeError) and "gloo/transport/" in str(error)
+    )

@@ -39,7 +39,10 @@ def test_a_run_starts_from_its_weights_or_goes_on_from_its_checkpoint(dataset, t
     path = str(tmp_path / "model_0000001.pth")
     weights = {"MODEL.WEIGHTS": path}
     assert check_run(config(dataset, tmp_path), resume=True, eval_only=True) == path
-    assert check_run(config(dataset, tmp_path), resume=False, eval_only=False) == ""
+    with pytest.raises(UsageError, match=f"{path} exists already: add --resume .* OUTPUT_DIR"):
+        check_run(config(dataset, tmp_path), resume=False, eval_only=False)
+    evaluated = config(dataset, tmp_path, **weights)
+    assert check_run(evaluated, resume=False, eval_only=True) == path
     new = config(dataset, tmp_path / "new", **weights)
     assert check_run(new, resume=True, eval_only=False) == path
 
@@ -83,14 +86,6 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(dataset,
         with pytest.raises(UserError, match=next(iter(change))):
             check_run(config(dataset, output, **weights, **change), resume=False, eval_only=False)
     assert not output.exists()
-
-
-def test_an_output_dir_that_is_a_file_is_named(dataset, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    for output in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(UserError, match=f"OUTPUT_DIR {output}"):
-            check_run(config(dataset, output), resume=False, eval_only=False)
-    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_other_numbers_of_classes_than_outputs(dataset, tmp_path, caplog):

@@ -1,10 +1,16 @@
 """The demo: every step runs, its report shows what was measured, a second run goes on."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
-from conftest import run_tool
+from conftest import REPO, run_tool
 from PIL import Image
+
+from randwire_det.stopping import AskedToStop
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +67,23 @@ def test_a_step_that_fails_ends_the_demo_with_its_log(tmp_path):
     assert "Traceback" not in done.stderr
     assert f"its log is {tmp_path / 'logs/digits.log'}" in done.stderr.splitlines()[-1]
     assert (tmp_path / "digits/mine.txt").read_text() == "not a data set"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_that_is_stopped_leaves_no_tool_at_work(tmp_path, monkeypatch, number):
+    monkeypatch.syspath_prepend(str(REPO / "tools"))
+    import demo
+
+    (tmp_path / "tool.py").write_text("import os, signal; print(os.getpid()); signal.pause()")
+    log = tmp_path / "logs" / "tool.log"
+
+    def stop():
+        while not (log.exists() and log.read_text().endswith("\n")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(AskedToStop):
+        demo.run_step({"tool": [str(tmp_path / "tool.py")]}, tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)

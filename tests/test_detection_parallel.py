@@ -15,7 +15,8 @@ from test_parallel import free_port
 from test_train_net import CONFIG, RUN, refused, shapes  # noqa: F401
 
 from randwire_det.checkpoint import load_checkpoint
-from randwire_det.parallel import EXIT_STOPPED
+from randwire_det.errors import EXIT_STOPPED, UserError
+from randwire_det.run_folder import locked
 
 TOOL = str(REPO / "tools" / "train_net.py")
 LAUNCHERS = {
@@ -120,15 +121,26 @@ def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(shapes, tmp_path):  # n
     metrics = tmp_path / "metrics.json"
     while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+    with pytest.raises(UserError, match="another process is writing"), locked(tmp_path):
+        pass
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=100)
     assert process.returncode == EXIT_STOPPED, err
     (newest,) = tmp_path.glob("model_*.pth")
     stopped = load_checkpoint(newest)["iteration"]
     assert f"Stopped by SIGTERM; {newest.name}" in out and newest.name in f"model_{stopped:07d}.pth"
+    with metrics.open("a") as file:  # as a run leaves them that was killed after its checkpoint
+        file.write(f'{{"iteration": {stopped + 19}, "lr": 7.0}}\n{{"iteration": {stopped + 39}, "l')
+    half = tmp_path / "inference" / ".results.json.abc.tmp"
+    half.parent.mkdir()
+    half.write_text("{")
     done = run_python(
         *[TOOL, "--config-file", CONFIG, "--resume", *keys, "SOLVER.MAX_ITER", stopped + 3],
         env={"DETECTRON2_DATASETS": str(shapes)},
     )
     assert done.returncode == 0, done.stderr
     assert f"Starting training from iteration {stopped + 1}" in done.stdout
+    rows = [json.loads(line) for line in metrics.open()]
+    assert [row["iteration"] for row in rows] == sorted({row["iteration"] for row in rows})
+    assert 7.0 not in [row.get("lr") for row in rows] and "bbox/AP" in rows[-1]
+    assert not half.exists()

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from pretrain.evaluation import evaluate
 from randwire_det import parallel
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
-from randwire_det.parallel import EXIT_STOPPED
+from randwire_det.errors import EXIT_STOPPED, UsageError
+from randwire_det.launch import _meeting_point
 
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
 
@@ -229,12 +231,60 @@ def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
     os.kill(child_of(process.pid), signal.SIGKILL)
     _, err = process.communicate(timeout=100)
     assert process.returncode != 0
-    assert "was killed by SIGKILL" in err
+    assert "process 1 was killed by SIGKILL" in err
+    assert "Traceback" not in err and len(err.splitlines()) == 2  # the other: a lost connection
 
 
 def child_of(pid):
     """The last process that `pid` has started."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+
+
+def test_what_was_refused_is_refused_when_torchrun_starts_it_again(monkeypatch):
+    """A start again resumes: in a used OUTPUT_DIR, it would train over the earlier run."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+    variables |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UsageError), parallel.joined():
+        raise UsageError("used already")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    entered = False
+    with pytest.raises(UsageError, match="used already"), parallel.joined():
+        entered = True
+    assert not entered
+
+
+def launcher_waits(port):
+    _meeting_point(f"tcp://127.0.0.1:{port}", host_it=False)
+
+
+def process_waits(port):
+    os.environ |= {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with parallel.joined():
+        pass
+
+
+@pytest.mark.parametrize("wait", [launcher_waits, process_waits])
+def test_ctrl_c_ends_a_wait_for_another_machine(wait):
+    """Which accepts the connection, and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as first_machine:
+        first_machine.settimeout(60)
+        if (pid := os.fork()) == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            wait(first_machine.getsockname()[1])
+            os._exit(0)
+        connection, _ = first_machine.accept()
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        connection.close()
+    assert os.WTERMSIG(ended[1]) == signal.SIGINT
 
 
 def test_together_gives_the_result_of_a_process_alone():

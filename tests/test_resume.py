@@ -22,8 +22,7 @@ from pretrain_helpers import (
 
 from pretrain import commands, resume
 from randwire_det.checkpoint import load_checkpoint
-from randwire_det.errors import UsageError
-from randwire_det.parallel import EXIT_STOPPED
+from randwire_det.errors import EXIT_STOPPED, UsageError
 
 EVERYTHING = [  # that has a state or draws lots
     *["SOLVER.EMA_DECAY", 0.9, "SOLVER.AMP", "fp16", "SOLVER.MIXUP", 0.2, "SOLVER.CUTMIX", 1.0],
@@ -274,7 +273,7 @@ def test_a_second_process_in_the_same_folder_is_refused(colours, tmp_path):
     process = start("--config-file", config, "SOLVER.EPOCHS", 500)
     wait_until(process, lambda: _lines(output) >= 1)
     message = message_of(commands.train, tiny(colours, output), resuming=True)
-    assert "another process is training into it" in message
+    assert "another process is writing into it" in message
     process.kill()
     process.communicate()
 

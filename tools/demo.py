@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from demo_report import ARMS, write_report
 
 from randwire_det import UserError, cli
+from randwire_det.stopping import AskedToStop, Stopping, stoppable
 
 TOOLS = Path(__file__).resolve().parent
 # For --quick, by tool: enough to see that every step works, and for nothing else.
@@ -73,6 +74,7 @@ def run_step(commands: dict[str, list[str]], output: Path) -> None:
 
     Raises:
         UserError: one of them failed; the end of its log has been printed.
+        AskedToStop: by SIGTERM or Ctrl-C; so were they, and have ended.
     """
     progress, readers = Progress(), []
     for name, command in commands.items():
@@ -80,11 +82,15 @@ def run_step(commands: dict[str, list[str]], output: Path) -> None:
         reader.start()
         readers.append(reader)
     try:
-        for reader in readers:
-            reader.join()
-    except KeyboardInterrupt:
+        with Stopping(), stoppable():
+            for reader in readers:
+                reader.join()
+    except AskedToStop:
         for reader in readers:
             reader.process.terminate()
+        for reader in readers:
+            reader.process.wait()  # a join that was interrupted may take the thread for ended
+        print("\nstopped; run again, it goes on from here")
         raise
     progress.end()
     for reader in readers:

@@ -4,16 +4,20 @@
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from randwire_det import UserError, cli
+from randwire_det.checkpoint import replace_file
 from randwire_det.config_files import config_path
 from randwire_det.detection.checks import builds_randwire, check_data, check_run
 from randwire_det.detection.config import read_config
@@ -24,6 +28,7 @@ from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer, 
 from randwire_det.detection.values import check_same_config
 from randwire_det.launch import launch, restarted, told_once
 from randwire_det.parallel import World, joined
+from randwire_det.run_folder import locked
 
 EXAMPLE = """example:
   python tools/train_net.py --config-file faster_rcnn_randwire_c109.yaml --num-gpus 8 \\
@@ -39,14 +44,32 @@ def build_config(args):
     return cfg
 
 
-def train_or_test(args, cfg, world: World) -> None:
+def start_logging(cfg) -> None:
+    for name in ("randwire_det", "detectron2", "fvcore"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+
+
+def set_up(args, cfg, world: World) -> None:
+    """What detectron2's `default_setup` does; config.yaml is whole at any moment."""
+    logger.info(f"Environment info:\n{collect_env_info()}")
+    logger.info(f"Command line arguments: {args}")
+    text = cfg.dump()
+    logger.info(f"Running with full config:\n{text}")
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    world.first_does(lambda: replace_file(path, lambda file: file.write(text.encode())))
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + world.rank)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+
+
+def train_or_test(args, cfg, world: World, stack: ExitStack) -> None:
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
     resuming = args.resume or restarted()
     world.together(lambda: check_same_config(cfg, world))
     weights = world.together(lambda: check_run(cfg, resume=resuming, eval_only=args.eval_only))
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="randwire_det")
+    world.first_does(lambda: stack.enter_context(locked(Path(cfg.OUTPUT_DIR))))
+    start_logging(cfg)
     world.first_does(lambda: check_data(cfg, eval_only=args.eval_only))
-    default_setup(cfg, args)
+    set_up(args, cfg, world)
     torch.set_flush_denormal(True)  # arithmetic on denormals is ten times slower on a CPU
 
     if args.eval_only:
@@ -99,9 +122,9 @@ def main() -> int | None:
     status = launch(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     if status is not None:
         return status
-    with joined() as world:
+    with joined() as world, ExitStack() as stack:
         introduce(world)
-        train_or_test(args, cfg, world)
+        train_or_test(args, cfg, world, stack)
 
 
 if __name__ == "__main__":

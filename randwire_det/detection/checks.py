@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint import KINDS, load_checkpoint
 from ..errors import UsageError, UserError
 from ..parallel import current_world
+from ..run_folder import refuse_used
 from ..spec_config import spec_from_config
 from .checkpointer import check_fits, newest_checkpoint, preprocessing_from_config
 from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
@@ -53,6 +54,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
         UserError: names the value, what was expected and how to mend it.
     """
     check_values(cfg)
+    if not eval_only:
+        refuse_used(Path(cfg.OUTPUT_DIR), resume=resume)
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, current_world().size
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE or processes
     if not eval_only and batch % reference:
@@ -83,12 +86,6 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
         weights = load_checkpoint(path, kinds=KINDS)
         spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
         check_fits(weights, path, spec, preprocessing_from_config(cfg))
-    try:
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {error.strerror}; set it to a folder that can be made"
-        ) from None
     return path
 
 

@@ -20,8 +20,10 @@ from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..parallel import World, batches_of, keep_working
+from ..parallel import World
 from ..pictures import TOO_THIN, opened, reason, why_unusable
+from ..stopping import AskedToStop
+from ..workers import Workers, batches_of
 
 
 class TrainLoader:
@@ -67,7 +69,7 @@ class TrainLoader:
                 batch_sampler=itertools.islice(self._plan(), self.start, None),
                 num_workers=self._workers,
                 collate_fn=list,
-                worker_init_fn=keep_working,
+                worker_init_fn=Workers(),
                 generator=torch.Generator(),  # seeds the workers; else it draws from the global one
             )
         )
@@ -111,7 +113,7 @@ class TestLoader:
     def __init__(self, cfg: CfgNode, dataset: str, world: World):
         reading = Reading(DatasetMapper(cfg, False))
         self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
-        self._loader.worker_init_fn = keep_working
+        self._loader.worker_init_fn = Workers()
         self._loader.generator = torch.Generator()  # as in training
         self._world = world
 
@@ -122,7 +124,7 @@ class TestLoader:
         error = None
         try:
             yield from _without_errors(self._loader)
-        except UserError as caught:
+        except (UserError, AskedToStop) as caught:
             error = caught
 
         def tell():

@@ -2,6 +2,7 @@
 
 import logging
 import weakref
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
@@ -13,7 +14,9 @@ from torch import nn
 
 from ..average import WeightAverage
 from ..errors import UserError
-from ..parallel import EXIT_STOPPED, Stopping, current_world
+from ..parallel import current_world, lost_another
+from ..run_folder import cut_lines
+from ..stopping import AskedToStop, Stopping
 from .checkpointer import RandWireCheckpointer, preprocessing_from_config
 from .loader import TestLoader, TrainLoader
 from .results import inference_dir, record_evaluation
@@ -35,6 +38,7 @@ class RandWireTrainer(DefaultTrainer):
         self.world = current_world()
         self.cfg = cfg = self.scaled(cfg)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.done = self.saved = 0  # iterations, and those that the latest checkpoint holds
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         decay = cfg.SOLVER.EMA_DECAY
@@ -97,7 +101,7 @@ class RandWireTrainer(DefaultTrainer):
         hooks = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
-                hooks += [_Save(), EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
+                hooks += [_Save(), _Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         return [*hooks, _Stop()]
@@ -112,6 +116,7 @@ class RandWireTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
+        self.done = self.saved = self.start_iter
         loader = self._trainer.data_loader
         if isinstance(loader, TrainLoader):
             loader.start, loader.seed = self.start_iter, self._trainer.seed
@@ -120,11 +125,39 @@ class RandWireTrainer(DefaultTrainer):
         """Train to the last iteration, or until asked to stop.
 
         Raises:
-            SystemExit: asked to stop; a checkpoint is written.
+            AskedToStop: a checkpoint is written.
         """
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_news)
+        if self.world.is_first:
+            metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
+            cut_lines(metrics, lambda row: row["iteration"] < self.start_iter)
         with Stopping() as self.stopping:
-            return super().train()
+            try:
+                return super().train()
+            except AskedToStop:
+                self._save_and_say_why()
+                raise
+
+    def run_step(self) -> None:
+        super().run_step()
+        self.done = self.iter + 1
+
+    def _save_and_say_why(self) -> None:
+        reason = self.stopping.agreed_reason(self.world)
+        self.iter = self._trainer.iter = self.done - 1  # it may be in one that waits for its batch
+        if self.done > self.saved:
+            self.world.first_does(
+                lambda: self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            )
+        output = Path(self.cfg.OUTPUT_DIR)
+        if self.done and self.world.is_first:
+            written = (output / "last_checkpoint").read_text()
+            logger.info(
+                f"Stopped by {reason}; {written} is written in {output}. --resume goes on from"
+                " there."
+            )
+        elif self.world.is_first:
+            logger.info(f"Stopped by {reason} before the first iteration; nothing is written.")
 
     def state_dict(self) -> dict:
         # v0.6 forgets the optimizer on saving; this is how main keeps it.
@@ -153,7 +186,8 @@ class RandWireTrainer(DefaultTrainer):
 
 def _is_news(record: logging.LogRecord) -> bool:
     """detectron2 logs the traceback of whatever ends a training; a user's mistake needs none."""
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError | FloatingPointError))
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, UserError | FloatingPointError) or lost_another(error))
 
 
 class _Save(HookBase):
@@ -168,27 +202,23 @@ class _Save(HookBase):
         done = self.trainer.iter + 1
         if done % self._period == 0 or done >= self.trainer.max_iter:
             self.trainer.world.first_does(lambda: self._periodic.step(done - 1))
+            self.trainer.saved = done
+
+
+class _Evaluate(EvalHook):
+    """detectron2's evaluates after a failure in the last iteration, too."""
+
+    def after_train(self):
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 class _Stop(HookBase):
     """Ends a run that was asked to stop, in all processes after the same iteration."""
 
     def after_step(self):
-        trainer = self.trainer
-        if not trainer.world.any(trainer.stopping):
-            return
-        name = f"model_{trainer.iter:07d}"
-
-        def save():
-            trainer.checkpointer.save(name, iteration=trainer.iter)
-
-        trainer.world.first_does(save)
-        reason = trainer.stopping.agreed_reason(trainer.world)
-        logger.info(
-            f"Stopped by {reason}; {name}.pth is written in {trainer.cfg.OUTPUT_DIR}."
-            " --resume goes on from there."
-        )
-        raise SystemExit(EXIT_STOPPED)
+        if self.trainer.world.any(self.trainer.stopping):
+            raise AskedToStop
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, weights: str, iteration: int | None) -> dict:

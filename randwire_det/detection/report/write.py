@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...checkpoint import replace_file
 from ...errors import UsageError, UserError
 from .drawing import draw_pair
 from .evaluation import METRICS, class_aps, evaluate, precision_curves, table_row
@@ -99,9 +100,8 @@ def write_report(
     output.mkdir(parents=True, exist_ok=True)
     draw_errors(errors, output / "errors.png")
     draw_curves(coco_eval, output / "precision_recall.png")
-    (output / "report.json").write_text(
-        json.dumps(numbers, indent=1, allow_nan=False), encoding="utf-8"
-    )
+    text = json.dumps(numbers, indent=1, allow_nan=False)
+    replace_file(output / "report.json", lambda file: file.write(text.encode()))
     page = write_page(
         numbers,
         {name: (output / f"{name}.png").read_bytes() for name in ("errors", "precision_recall")},
@@ -114,7 +114,7 @@ def write_report(
         },
     )
     report = output / "report.html"
-    report.write_text(page, encoding="utf-8")
+    replace_file(report, lambda file: file.write(page.encode()))
     return report
 
 
