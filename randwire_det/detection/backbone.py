@@ -12,6 +12,8 @@ from ..errors import UsageError
 from ..network import RandWire
 from ..spec import NetworkSpec
 from ..spec_config import spec_from_config
+from .config import require_randwire_keys
+from .preprocessing import warn_of_other_preprocessing
 
 NORMS = ("FrozenBN", "BN", "SyncBN", "GN")
 
@@ -80,7 +82,15 @@ def _make_norm(norm: str, channels: int) -> nn.Module:
 
 @BACKBONE_REGISTRY.register()
 def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> RandWireBackbone:
-    """The backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`."""
+    """The backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`.
+
+    It logs a warning where MODEL.WEIGHTS was trained on images prepared in another way.
+
+    Raises:
+        UserError: a config without `add_randwire_config`'s keys, or with a bad value.
+    """
+    require_randwire_keys(cfg, "MODEL.RANDWIRE.")
+    warn_of_other_preprocessing(cfg)
     if input_shape is not None and input_shape.channels != 3:
         raise UsageError(f"RandWire takes images of 3 channels, got {input_shape.channels}")
     return RandWireBackbone(

@@ -21,9 +21,10 @@ from ..checkpoint import KINDS, load_checkpoint
 from ..errors import UsageError, UserError
 from ..parallel import current_world
 from ..spec_config import spec_from_config
-from .checkpointer import check_fits, newest_checkpoint, preprocessing_from_config
+from .checkpointer import check_fits, newest_checkpoint
 from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
 from .datasets import check_datasets
+from .preprocessing import preprocessing_from_config
 from .values import check_values, value_of
 
 logger = logging.getLogger(__name__)
