@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .errors import UsageError, UserError
 from .generator import GRAPH_MODELS, REGIMES, generate
-from .spec import NetworkSpec
+from .spec import NetworkSpec, check_nodes
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -76,6 +76,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
     """The network that the options of `add_network_arguments` choose."""
+    check_nodes(args.nodes)
     return generate(
         args.generator,
         seed=seed,

@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 
 import detectron2
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import KINDS, load_checkpoint
 from ..errors import UsageError, UserError
+from ..strict import load_yaml
 from .checks import check_model
 from .config import get_cfg
 
@@ -81,13 +81,13 @@ def config_of(checkpoint: dict, path: str | Path) -> CfgNode:
         )
     cfg = get_cfg()
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
         if not isinstance(values, dict):
             raise ValueError("expected KEY: VALUE lines")
         values, unknown = _known(cfg, values)
         cfg.merge_from_other_cfg(CfgNode(values))
-    # The latter ones are yacs's, of values that do not suit their keys.
-    except (yaml.YAMLError, RecursionError, ValueError, AssertionError, TypeError) as error:
+    # The latter two are yacs's, of values that do not suit their keys.
+    except (ValueError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: its config cannot be read ({reason}); take another checkpoint of the run"
