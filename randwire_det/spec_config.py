@@ -61,7 +61,9 @@ def _sampled(node: CfgNode) -> NetworkSpec:
             **{name: getattr(node, name.upper()) for name in parameters_of(node.GENERATOR)},
         )
     except UserError as error:
-        raise UsageError(f"the network of the config: {error}") from None
+        keys = ("GENERATOR", "REGIME", "CHANNELS", "NODES", "K", "P", "M", "SEED")
+        chosen = ", ".join(f"{key} {node[key]}" for key in keys)
+        raise UsageError(f"the network of the config ({chosen}): {error}") from None
 
 
 def read_spec(path: str) -> NetworkSpec:
