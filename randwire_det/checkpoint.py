@@ -112,6 +112,23 @@ def check_same_preprocessing(
     raise UserError(f"{path} was trained with {wanted}, but the config has {given}; set {advice}")
 
 
+def check_finite(weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse weights that give no meaningful number, and yet an accuracy: that of a coin.
+
+    Args:
+        weights: a state dict, from the checkpoint at `path`.
+
+    Raises:
+        UserError: there are NaN or infinite ones.
+    """
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path} holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as"
+            f" {broken[0]}: its training has diverged; take another checkpoint"
+        )
+
+
 def write_atomically(path: str | Path, data: dict) -> None:
     """torch.save that leaves the old file or the whole new one, and one that can be loaded."""
 

@@ -12,6 +12,7 @@ from ..average import WeightAverage
 from ..checkpoint import (
     KINDS,
     Preprocessing,
+    check_finite,
     check_same_preprocessing,
     load_checkpoint,
     replace_file,
@@ -127,6 +128,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         if kind != "detector":
             before, theirs = len(theirs), _trunk_tensors(kind, theirs, self.trunk_name)
             head = before - len(theirs)
+        check_finite(theirs, filename)
         ours = self.model.state_dict()
         in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
         fits = {

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint import KINDS, load_checkpoint
+from ..checkpoint import KINDS, check_finite, load_checkpoint
 from ..errors import UsageError, UserError
 from ..strict import load_yaml
 from .checks import check_model
@@ -30,7 +30,8 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
 
     Raises:
         UserError: a file that is missing, damaged, no detector's or without a config, one whose
-            config cannot be built here, or one that lacks a tensor or has one too many.
+            config cannot be built here, or one that lacks a tensor, has one too many or one that
+            is not finite.
     """
     checkpoint = load_checkpoint(path, kinds=KINDS)
     if checkpoint["kind"] != "detector":
@@ -57,6 +58,7 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
             f"{path} does not hold the detector of its config: {len(unfit)} tensors are missing, of"
             f" another shape or too many, such as {unfit[0]}; take another checkpoint of the run"
         )
+    check_finite(theirs, path)
     model.load_state_dict(theirs)
     return model.eval(), cfg, checkpoint["classes"]
 
