@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from ..config_files import flat, numbers_in
@@ -125,7 +125,7 @@ def check_values(cfg: CfgNode) -> None:
     if len(cfg.INPUT.CROP.SIZE) != 2 or not _above_zero(cfg.INPUT.CROP.SIZE):
         raise UsageError(f"INPUT.CROP.SIZE {cfg.INPUT.CROP.SIZE}: expected two numbers above 0")
     _check_solver(cfg)
-    refused_as("INPUT", lambda: DatasetMapper(cfg, True))
+    refused_as("INPUT", lambda: build_augmentation(cfg, True))
 
 
 def _check_numbers(values: dict) -> None:
