@@ -95,7 +95,7 @@ def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
         raise UsageError(f"RandWire takes images of 3 channels, got {input_shape.channels}")
     return RandWireBackbone(
         spec=spec_from_config(cfg.MODEL.RANDWIRE),
-        out_features=cfg.MODEL.RANDWIRE.OUT_FEATURES,
+        out_features=[str(name) for name in cfg.MODEL.RANDWIRE.OUT_FEATURES],
         norm=cfg.MODEL.RANDWIRE.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         memory=cfg.MODEL.RANDWIRE.MEMORY,
@@ -123,7 +123,10 @@ def build_retinanet_randwire_fpn_backbone(
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) -> FPN:
-    put_out, read = list(bottom_up.output_shape()), list(cfg.MODEL.FPN.IN_FEATURES)
+    put_out, read = (
+        list(bottom_up.output_shape()),
+        [str(name) for name in cfg.MODEL.FPN.IN_FEATURES],
+    )
     # A stage deeper than the last one read would be trained by nothing, and stop DDP.
     if not read or not set(read) <= set(put_out) or put_out[-1] not in read:
         raise UsageError(

@@ -64,6 +64,7 @@ RANGES = {
     ".SMOOTH_L1_BETA": (0, math.inf),
     ".SMOOTH_L1_LOSS_BETA": (0, math.inf),
 }
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "DATALOADER.SAMPLER_TRAIN": (
@@ -76,6 +77,9 @@ CHOICES = {
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
 }
@@ -124,6 +128,7 @@ def check_values(cfg: CfgNode) -> None:
         raise UsageError(f"MODEL.PIXEL_STD {cfg.MODEL.PIXEL_STD}: expected numbers above 0")
     if len(cfg.INPUT.CROP.SIZE) != 2 or not _above_zero(cfg.INPUT.CROP.SIZE):
         raise UsageError(f"INPUT.CROP.SIZE {cfg.INPUT.CROP.SIZE}: expected two numbers above 0")
+    _check_rows(cfg)
     _check_solver(cfg)
     refused_as("INPUT", lambda: build_augmentation(cfg, True))
 
@@ -143,6 +148,27 @@ def _check_numbers(values: dict) -> None:
             raise UsageError(f"{key} {value}: expected {expected}")
 
 
+def _check_rows(cfg: CfgNode) -> None:
+    """Lists of the config that detectron2 reads only in mid-run."""
+    widths = cfg.MODEL.RPN.CONV_DIMS
+    if not all(type(width) is int and (width == -1 or 0 < width <= WIDTH[1]) for width in widths):
+        raise UsageError(
+            f"MODEL.RPN.CONV_DIMS {widths}: expected numbers of channels up to {WIDTH[1]}, or -1"
+        )
+    rows = cfg.TEST.EXPECTED_RESULTS
+    if not all(isinstance(row, list | tuple) and len(row) == 4 for row in rows):
+        raise UsageError(
+            f"TEST.EXPECTED_RESULTS {rows}: expected rows such as ['bbox', 'AP', 38.5, 0.2]"
+        )
+    for split in ("TRAIN", "TEST"):
+        files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
+        if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):
+            raise UsageError(
+                f"DATASETS.PROPOSAL_FILES_{split} {files}: MODEL.LOAD_PROPOSALS takes one for each"
+                f" of DATASETS.{split} {names}"
+            )
+
+
 def _above_zero(values) -> bool:
     return all(isinstance(value, int | float) and value > 0 for value in values)
 
@@ -151,6 +177,10 @@ def _check_solver(cfg: CfgNode) -> None:
     def named(keys):
         return ", ".join(f"{key} {cfg.SOLVER[key]}" for key in keys)
 
+    for key in ("WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"):
+        value = cfg.SOLVER[key]
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise UsageError(f"SOLVER.{key} {value!r}: expected None or 0 or more")
     try:
         build_optimizer(cfg, torch.nn.Linear(1, 1))
     except (ValueError, TypeError) as error:
@@ -178,7 +208,9 @@ def refused_as(section: str, build: Callable[[], object]) -> object | None:
         return build()
     except UsageError:
         raise
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, TypeError, LookupError) as error:
+        if "meta" in str(error):
+            return None
         line = traceback.extract_tb(error.__traceback__)[-1].line
         reason = " ".join(f"{error} ({line})".split())
         raise UsageError(f"detectron2 cannot build {section}.* of this config: {reason}") from None
