@@ -185,7 +185,6 @@ def test_values_that_would_fail_late_are_named(dataset, tmp_path, change, eval_o
         ({"MODEL.RPN.BBOX_REG_LOSS_TYPE": "x"}, "giou"),
         ({"MODEL.FPN.NORM": "x"}, "'x'"),
         ({"MODEL.FPN.IN_FEATURES": "[[]]"}, "conv5"),
-        ({"MODEL.RANDWIRE.OUT_FEATURES": "[{}]"}, "conv5"),
         ({"TEST.EXPECTED_RESULTS": "['bbox']"}, "rows"),
         ({"MODEL.LOAD_PROPOSALS": True}, "PROPOSAL_FILES_TRAIN"),
         ({"SOLVER.WEIGHT_DECAY_BIAS": "x"}, "None or 0"),

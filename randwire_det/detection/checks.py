@@ -113,8 +113,9 @@ def check_model(cfg: CfgNode) -> None:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""  # which the backbone's builder would look into
     with torch.device("meta"):
-        features = list(build_backbone(cfg).output_shape())
-        for key in READERS.get(cfg.MODEL.META_ARCHITECTURE, ()):
+        backbone = refused_as("MODEL", lambda: build_backbone(cfg))
+        features = list(backbone.output_shape()) if backbone is not None else []
+        for key in READERS.get(cfg.MODEL.META_ARCHITECTURE, ()) if features else ():
             read = [str(feature) for feature in value_of(cfg, key).IN_FEATURES]
             if not read or not set(read) <= set(features):
                 raise UsageError(

@@ -11,7 +11,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from ..config_files import flat, numbers_in
-from ..errors import UsageError
+from ..errors import UsageError, UserError
 from ..parallel import World
 
 WIDTH = (1, 2**16)  # of a layer; what a model takes as a whole is looked at in `check_model`
@@ -206,7 +206,7 @@ def refused_as(section: str, build: Callable[[], object]) -> object | None:
     """
     try:
         return build()
-    except UsageError:
+    except UserError:
         raise
     except (AssertionError, ValueError, TypeError, LookupError) as error:
         if "meta" in str(error):
