@@ -5,7 +5,7 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from randwire_det.config_files import flat, merge_config
+from randwire_det.config_files import FLOAT, flat, merge_config
 from randwire_det.errors import UsageError
 from randwire_det.spec_config import add_memory_config, add_spec_config
 
@@ -160,11 +160,9 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
     """
     values = flat(cfg)
     for key, (low, high) in _RANGES.items():
-        if not (
-            low <= values[key] <= (math.inf if high is None else high)
-            and math.isfinite(values[key])
-        ):
-            expected = f">= {low}" if high is None else f"from {low} to {high}"
+        if not (low <= values[key] <= (FLOAT if high is None else high)):
+            large = values[key] > FLOAT and high is None
+            expected = f"from {low} to {FLOAT if large else high}" if large or high else f">= {low}"
             raise UsageError(f"{key} {values[key]}: expected {expected}")
     parts = processes * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.BATCH_SIZE % parts or 2 * parts > cfg.SOLVER.BATCH_SIZE:

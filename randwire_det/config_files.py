@@ -17,6 +17,7 @@ from .strict import load_yaml, read_regular
 _PACKAGE = Path(__file__).resolve().parent
 # Installed, the configs lie inside the package; in a checkout, beside it.
 SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+FLOAT = 1e38  # about the largest number that torch computes with
 MAX_DEPTH = 50  # of _BASE_s of _BASE_s
 
 

@@ -349,6 +349,7 @@ def test_divergence_stops_with_the_iteration(colours, tmp_path):
         (["SOLVER.ACCUMULATE", 3], "SOLVER.ACCUMULATE 3"),
         (["SOLVER.AMP", "bf8"], "none or bf16 or fp16"),
         (["SOLVER.BASE_LR", "1e400"], "SOLVER.BASE_LR inf"),
+        (["SOLVER.WEIGHT_DECAY", "1e300"], "SOLVER.WEIGHT_DECAY 1e+300"),
         (["DATA.ON_BAD_IMAGE", "ignore"], "raise or skip"),
         (["MODEL.NAME", "resnet18"], "MODEL.DROPOUT 0.2"),
         (["MODEL.NAME", "resnet19", "MODEL.DROPOUT", 0.0], "did you mean resnet18"),

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from ..config_files import flat, numbers_in
+from ..config_files import FLOAT, flat, numbers_in
 from ..errors import UsageError, UserError
 from ..parallel import World
 
@@ -135,8 +135,8 @@ def check_values(cfg: CfgNode) -> None:
 
 def _check_numbers(values: dict) -> None:
     for key, value in values.items():
-        if key not in INFINITE and not all(map(math.isfinite, numbers_in(value))):
-            raise UsageError(f"{key} {value}: expected finite numbers")
+        if key not in INFINITE and any(abs(number) > FLOAT for number in numbers_in(value)):
+            raise UsageError(f"{key} {value}: expected numbers of at most {FLOAT:g}")
         _, dot, last = key.rpartition(".")
         low, high = RANGES.get(key) or RANGES.get(dot + last) or (-math.inf, math.inf)
         if last == "BBOX_REG_WEIGHTS":
