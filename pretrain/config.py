@@ -5,7 +5,7 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from randwire_det.config_files import flat, merge_config
+from randwire_det.config_files import FLOAT, flat, merge_config
 from randwire_det.errors import UsageError
 from randwire_det.spec_config import add_memory_config, add_spec_config
 
@@ -109,16 +109,16 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 # key: (lowest, highest or None); what the generator and Dropout check themselves is not here.
 _RANGES = {
-    "MODEL.WIDTH": (1 / 64, None),
-    "MODEL.HEAD_CHANNELS": (1, None),
+    "MODEL.WIDTH": (1 / 64, 64),
+    "MODEL.HEAD_CHANNELS": (1, 2**16),
     "MODEL.DROPOUT": (0, 1),
     "MODEL.EDGE_DROP": (0, 1),
-    "INPUT.SIZE": (1, None),
+    "INPUT.SIZE": (1, 2**14),
     "INPUT.MIN_SCALE": (0, 1),
     "INPUT.RANDOM_ERASE": (0, 1),
-    "INPUT.TEST_RESIZE": (1, None),
-    "DATA.NUM_WORKERS": (0, None),
-    "DATA.PREFETCH": (1, None),
+    "INPUT.TEST_RESIZE": (1, 2**14),
+    "DATA.NUM_WORKERS": (0, 1024),
+    "DATA.PREFETCH": (1, 1024),
     "SOLVER.EPOCHS": (1, None),
     "SOLVER.BATCH_SIZE": (2, None),  # batch normalisation compares images
     "SOLVER.ACCUMULATE": (1, None),
@@ -160,11 +160,9 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
     """
     values = flat(cfg)
     for key, (low, high) in _RANGES.items():
-        if not (
-            low <= values[key] <= (math.inf if high is None else high)
-            and math.isfinite(values[key])
-        ):
-            expected = f">= {low}" if high is None else f"from {low} to {high}"
+        if not (low <= values[key] <= (FLOAT if high is None else high)):
+            large = values[key] > FLOAT and high is None
+            expected = f"from {low} to {FLOAT if large else high}" if large or high else f">= {low}"
             raise UsageError(f"{key} {values[key]}: expected {expected}")
     parts = processes * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.BATCH_SIZE % parts or 2 * parts > cfg.SOLVER.BATCH_SIZE:
@@ -199,7 +197,7 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
         )
     for key, lowest in (("INPUT.MEAN", 0), ("INPUT.STD", 1e-6)):
         three = values[key]
-        numbers = all(type(value) in (int, float) and value >= lowest for value in three)
+        numbers = all(type(value) in (int, float) and lowest <= value < math.inf for value in three)
         if len(three) != 3 or not numbers:
             raise UsageError(
                 f"{key} {three}: expected three numbers from {lowest:g} up, one per RGB channel"

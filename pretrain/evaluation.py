@@ -27,7 +27,8 @@ def evaluate(
     Returns:
         {"top1", "top5", "images", "bad_images"}: percentages of the images whose class comes first,
         or among the first five; how many images that is, and how many could not be read and are
-        left out, which the log names.
+        left out, which the log names. Images for which the network puts out NaN or infinity count
+        as wrong, with a warning.
 
     Raises:
         UserError: not a single image can be read.
@@ -35,11 +36,13 @@ def evaluate(
     """
     model.eval()
     counted, bad = world.together(lambda: _count(model, normalise, loader, batch_size, world))
-    *hits, images = world.sum(torch.tensor(counted)).tolist()
+    *hits, broken, images = world.sum(torch.tensor(counted)).tolist()
     bad = world.gather(bad)
     for path in bad:
         logger.warning(f"left out {path}: cannot be read as an image")
     world.together(lambda: _check_any(images, bad))
+    if broken:
+        logger.warning(f"NaN or infinity as output for {broken} of {images} images: counted wrong")
     top1, top5 = (100 * count / images for count in hits)
     return {"top1": top1, "top5": top5, "images": images, "bad_images": len(bad)}
 
@@ -50,18 +53,21 @@ def _check_any(images: int, bad: list[str]) -> None:
 
 
 def _count(model, normalise, loader, batch_size, world) -> tuple[list[int], list[str]]:
-    """First hits, hits among five and images of this process' share, and the unreadable ones."""
+    """First hits, hits among five, images with an output that is not finite, and all images of this
+    process' share; and the unreadable ones."""
     dataset = loader.dataset
     top = min(5, len(dataset.classes))
     mine = in_order(len(dataset))[world.rank :: world.size]
     batches = [mine[at : at + batch_size] for at in range(0, len(mine), batch_size)]
-    hits = torch.zeros(2, dtype=torch.int64, device=normalise.mean.device)
+    counts = torch.zeros(3, dtype=torch.int64, device=normalise.mean.device)
     images, bad = 0, []
     for batch in loader(batches):
         bad += batch.bad
         if len(batch.labels):
             images += len(batch.labels)
-            ranked = model(normalise(batch.images)).topk(top).indices
-            correct = ranked == batch.labels.to(ranked.device).unsqueeze(1)
-            hits += torch.stack([correct[:, 0].sum(), correct.sum()])
-    return [*hits.tolist(), images], bad
+            logits = model(normalise(batch.images))
+            finite = logits.isfinite().all(dim=1, keepdim=True)
+            ranked = logits.topk(top).indices
+            correct = finite & (ranked == batch.labels.to(ranked.device).unsqueeze(1))
+            counts += torch.stack([correct[:, 0].sum(), correct.sum(), (~finite).sum()])
+    return [*counts.tolist(), images], bad

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from randwire_det.checkpoint import Preprocessing
+from randwire_det.memory import require_memory
 from randwire_det.network import RandWireClassifier
 from randwire_det.spec import NetworkSpec
 from randwire_det.spec_config import spec_from_config
@@ -48,11 +49,18 @@ def network_of(cfg: CfgNode) -> NetworkSpec | None:
     """The spec of MODEL.*; None where MODEL.NAME is a baseline.
 
     Raises:
-        UsageError: no such network.
+        UsageError: no such network, or one that this machine's memory cannot hold.
     """
-    if cfg.MODEL.NAME == "randwire":
+    name, width = cfg.MODEL.NAME, cfg.MODEL.WIDTH
+    if name == "randwire":
         return spec_from_config(cfg.MODEL)
-    stem_channels(cfg.MODEL.NAME, cfg.MODEL.WIDTH)  # looks at both
+    stem_channels(name, width)  # looks at both
+    with torch.device("meta"):
+        parameters = build_baseline(name, 1000, width).parameters()
+    require_memory(
+        sum(parameter.numel() for parameter in parameters),
+        f"MODEL.NAME {name} of MODEL.WIDTH {width:g}",
+    )
     return None
 
 

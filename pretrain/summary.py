@@ -11,14 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from randwire_det.checkpoint import load_checkpoint
 from randwire_det.complexity import HEAD_CHANNELS, Complexity, complexity
 from randwire_det.config_files import flat
 from randwire_det.errors import UserError
 from randwire_det.names import randwire_name, spec_keys, wiring_settings
 from randwire_det.spread import Spread, differences, grouped
+from randwire_det.strict import load_yaml
 
 from .baselines import baseline_complexity
 from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER, Paper
@@ -157,8 +156,8 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
 def _config(path: Path, text: object) -> dict:
     """The flat config of a run; INPUT.TEST_SIZE is filled in where it was left to INPUT.SIZE."""
     try:
-        values = flat(yaml.safe_load(text))
-    except (yaml.YAMLError, AttributeError):
+        values = flat(load_yaml(text))
+    except (UserError, AttributeError):
         raise UserError(
             f"{path}: its config cannot be read; expected the end of a training"
         ) from None

@@ -102,15 +102,32 @@ def check_same_preprocessing(
         keys: the fields to compare, and the config key that sets each.
 
     Raises:
-        UserError: a field differs; names both values and the key to change.
+        UserError: a field differs; names all that do, both values and the keys to change.
     """
-    for field, key in keys.items():
-        wanted, given = getattr(theirs, field), getattr(ours, field)
-        if wanted != given:
-            raise UserError(
-                f"{path} was trained with {field} {wanted}, but the config has {given};"
-                f' set {key} to "{wanted}"'
-            )
+    differing = [field for field in keys if getattr(theirs, field) != getattr(ours, field)]
+    if not differing:
+        return
+    wanted = ", ".join(f"{field} {getattr(theirs, field)}" for field in differing)
+    given = ", ".join(f"{keys[field]} {getattr(ours, field)}" for field in differing)
+    advice = " ".join(f'{keys[field]} "{getattr(theirs, field)}"' for field in differing)
+    raise UserError(f"{path} was trained with {wanted}, but the config has {given}; set {advice}")
+
+
+def check_finite(weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse weights that give no meaningful number, and yet an accuracy: that of a coin.
+
+    Args:
+        weights: a state dict, from the checkpoint at `path`.
+
+    Raises:
+        UserError: there are NaN or infinite ones.
+    """
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path} holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as"
+            f" {broken[0]}: its training has diverged; take another checkpoint"
+        )
 
 
 def write_atomically(path: str | Path, data: dict) -> None:

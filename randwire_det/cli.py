@@ -4,12 +4,39 @@ import argparse
 import atexit
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .errors import UsageError, UserError
 from .generator import GRAPH_MODELS, REGIMES, generate
-from .spec import NetworkSpec
+from .spec import NetworkSpec, check_nodes
+
+INTERRUPTED = 130  # the exit status, as of a shell
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Around imports that take seconds: Ctrl-C ends the process in them as it does in `run`.
+
+    Not by an exception, which would come out of the midst of torch's own modules.
+    """
+
+    def leave(number, frame):
+        if int(os.environ.get("RANK", 0)) == 0:
+            os.write(sys.stderr.fileno(), b"interrupted\n")
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # as a shell starts what it puts in the background
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -24,17 +51,17 @@ def run(main: Callable[[], int | None]) -> None:
     except SystemExit as leaving:
         status = leaving.code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(error)}", file=sys.stderr)
         status = error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status = 130
+        status = INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {_printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         status = 1
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(status, int | None):
         # One of gloo's threads may be about to let go of a tensor. Once the interpreter is being
@@ -44,6 +71,14 @@ def run(main: Callable[[], int | None]) -> None:
         sys.stderr.flush()
         os._exit(status or 0)
     sys.exit(status)
+
+
+def _printable(message: object) -> str:
+    """On one line, without what would move the cursor or change colours: names in files may."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1]
+        for character in str(message)
+    )
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -76,6 +111,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
     """The network that the options of `add_network_arguments` choose."""
+    check_nodes(args.nodes)
     return generate(
         args.generator,
         seed=seed,

@@ -3,18 +3,22 @@
 Works for any yacs-style node (detectron2's and fvcore's), so detection and pretraining share it.
 """
 
+import copy
 import difflib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
-from .errors import UsageError
+from .errors import UsageError, UserError
+from .strict import load_yaml, read_regular
 
 _PACKAGE = Path(__file__).resolve().parent
 # Installed, the configs lie inside the package; in a checkout, beside it.
 SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+FLOAT = 1e38  # about the largest number that torch computes with
+MAX_DEPTH = 50  # of _BASE_s of _BASE_s
 
 
 def config_path(name: str) -> str:
@@ -39,47 +43,58 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
 
     Raises:
         UsageError: an unknown key (with the nearest real one), a value of a wrong type, unsafe or
-            broken YAML, a missing file, an odd number of overrides.
+            broken YAML, a key given twice in a file, a missing file, an odd number of overrides.
     """
     path = config_path(config_file)
-    loaded = _load(cfg, path, ())
+    loaded = _load(cfg, path, (), {})
     _merge_values(cfg, loaded, path)
 
     for word in overrides:
         if word.startswith("--"):
-            raise UsageError(f"{word} stands among the KEY VALUE pairs; options come before them")
+            raise UsageError(
+                f"{_short(word, 100)} stands among the KEY VALUE pairs; options come before them"
+            )
     if len(overrides) % 2:
         raise UsageError(
-            f"overrides come as KEY VALUE pairs, got an odd number: {' '.join(overrides)}"
+            f"overrides come as KEY VALUE pairs, got an odd number: {_short(' '.join(overrides))}"
         )
     _check_keys(cfg, overrides[::2], "command line")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         # A single-key mapping, so that both ways of setting a key share their rules.
-        nested = CfgNode._decode_cfg_value(value)
+        try:
+            nested = CfgNode._decode_cfg_value(value)
+        except (RecursionError, MemoryError):
+            raise UsageError(f"{key}: a value nested too deeply") from None
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        _merge_values(cfg, nested, f"{key} {value}")
+        where = f"{key} {_short(value, 100)}"
+        _check_numbers(nested, where)
+        _merge_values(cfg, nested, where)
 
 
-def _load(cfg: CfgNode, path: str, above: tuple[str, ...]) -> dict:
-    """A YAML file merged over its `_BASE_`s, which are relative to it, with its keys checked."""
+def _load(cfg: CfgNode, path: str, above: tuple[str, ...], known: dict[str, dict]) -> dict:
+    """A YAML file merged over its `_BASE_`s, which are relative to it, with its keys checked.
+
+    Args:
+        above: the files that lead here by their `_BASE_`.
+        known: what came of the files so far by path, as two files may have one base.
+    """
+    here = os.path.normpath(path)
+    if here in known:
+        return copy.deepcopy(known[here])
     try:
-        with open(path, encoding="utf-8") as file:
-            loaded = yaml.safe_load(file)
+        loaded = load_yaml(read_regular(path))
     except OSError as error:
-        named = f"{above[-1]}: _BASE_ {path}" if above else path
+        named = f"{above[-1]}: {BASE_KEY} {path}" if above else path
         raise UsageError(f"{named}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UsageError(f"{path}{line}: YAML refused: {problem}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: YAML refused: {error}") from None
+    except UserError as error:
+        separator = ", " if str(error).startswith("line ") else ": "
+        raise UsageError(f"{path}{separator}{error}") from None
     if not isinstance(loaded, dict):
         raise UsageError(f"{path}: expected KEY: VALUE lines")
     bases = loaded.pop(BASE_KEY, [])
     _check_keys(cfg, _leaves(loaded), path)
+    _check_numbers(loaded, path)
     merged = {}
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
@@ -87,10 +102,13 @@ def _load(cfg: CfgNode, path: str, above: tuple[str, ...]) -> dict:
         base_path = os.path.normpath(Path(path).parent / Path(base).expanduser())
         if not Path(base_path).exists() and (SHIPPED / base).is_file():
             base_path = str(SHIPPED / base)  # so that a config of one's own can build on these
-        if base_path in (*above, os.path.normpath(path)):
+        if base_path in (*above, here):
             raise UsageError(f"{path}: {BASE_KEY} {base} leads back to a file that it is a base of")
-        _override(merged, _load(cfg, base_path, (*above, os.path.normpath(path))), path)
+        if len(above) == MAX_DEPTH:
+            raise UsageError(f"{path}: {BASE_KEY} {base} is one below {MAX_DEPTH} others")
+        _override(merged, _load(cfg, base_path, (*above, here), known), path)
     _override(merged, loaded, path)
+    known[here] = copy.deepcopy(merged)
     return merged
 
 
@@ -112,7 +130,31 @@ def _merge_values(cfg: CfgNode, values: dict, where: str) -> None:
         cfg.merge_from_other_cfg(CfgNode(_whole_to_float(cfg, values)))
     except (KeyError, ValueError, AssertionError, TypeError) as error:
         message = f"{where}: {str(error).strip(chr(39))}"
-        raise UsageError(" ".join(message.split())) from None  # yacs prints whole nodes
+        raise UsageError(_short(message)) from None
+
+
+def _check_numbers(values: dict, where: str) -> None:
+    for key, value in flat(values).items():
+        for number in numbers_in(value):
+            if number != number:
+                raise UsageError(f"{where}: {key} is not a number")
+            if isinstance(number, int) and number.bit_length() > 63:
+                raise UsageError(f"{where}: {key} is a number of more than 63 bits")
+
+
+def _short(text: str, most: int = 1000) -> str:
+    """On one line and of bounded length; yacs prints whole nodes, and the key last."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def numbers_in(value) -> Iterator[int | float]:
+    """A value's own number, or those in its lists and tuples."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from numbers_in(each)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def _whole_to_float(cfg: CfgNode, values: dict) -> dict:

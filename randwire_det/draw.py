@@ -9,6 +9,7 @@ from .errors import UserError
 from .graphs import Dag
 from .spec import NetworkSpec
 
+MAX_PARTS = 5000  # which take some seconds; the paper's C=109 has 336
 BLUE, RED, GREY, LINE = "#2f6fdb", "#d63a3a", "#c9ced6", "#5b6675"
 
 
@@ -20,10 +21,17 @@ def draw_network(spec: NetworkSpec, path: str | Path, input_size: int = 224) -> 
         input_size: height and width of the image that the network is fed, in pixels.
 
     Raises:
-        UserError: an input size below 1.
+        UserError: an input size below 1, or more than `MAX_PARTS` nodes and edges.
     """
     if input_size < 1:
         raise UserError(f"input size {input_size}: expected a whole number of pixels >= 1")
+    dags = [stage.dag for stage in spec.stages if stage.dag is not None]
+    parts = sum(dag.num_nodes + len(dag.edges) for dag in dags)
+    if parts > MAX_PARTS:
+        raise UserError(
+            f"{parts} nodes and edges: a picture shows something of {MAX_PARTS} at most; draw a"
+            " network of fewer nodes"
+        )
     from matplotlib.figure import Figure  # only pictures need it, and no window
 
     widths = [1.0 if stage.dag is None else 3.0 for stage in spec.stages]

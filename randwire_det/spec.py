@@ -12,10 +12,12 @@ from functools import cached_property
 
 from .errors import UserError
 from .graphs import Dag
+from .strict import load_json
 
 SPEC_VERSION = 1
 CONV3X3 = "conv3x3"
 SEP_CONV3X3 = "sep_conv3x3"
+MAX_NODES = 2048  # of a stage; the paper's have 32
 # The transformation of a node (section 3.2 and "Node operations" in 4.1).
 NODE_OPS = (SEP_CONV3X3,)
 
@@ -75,6 +77,7 @@ class StageSpec:
                 raise UserError(
                     f"stage {plain['name']!r}: edges must be a list of [source, target]"
                 )
+            check_nodes(plain["num_nodes"])
             dag = Dag(plain["num_nodes"], tuple(map(tuple, edges)))
         return cls(plain["name"], plain["channels"], dag, plain["op"], plain["stride"])
 
@@ -136,7 +139,7 @@ class NetworkSpec:
             UserError: another version, an unknown or missing key, or a value that breaks a rule.
         """
         _expect_keys(plain, {"version", "stages", "provenance"}, "a network spec")
-        if plain["version"] != SPEC_VERSION:
+        if type(plain["version"]) is not int or plain["version"] != SPEC_VERSION:
             raise UserError(
                 f"network spec of version {plain['version']!r}; this randwire_det reads version"
                 f" {SPEC_VERSION}"
@@ -149,10 +152,21 @@ class NetworkSpec:
     @classmethod
     def from_json(cls, text: str | bytes) -> "NetworkSpec":
         try:
-            plain = json.loads(text)
+            plain = load_json(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"a network spec must be JSON: {error}") from None
         return cls.from_dict(plain)
+
+
+def check_nodes(nodes: object) -> None:
+    """Refuse a number of nodes that would take minutes and gigabytes before anything runs.
+
+    Raises:
+        UserError: it is above `MAX_NODES`; whatever else is wrong with it is left to `Dag`.
+    """
+    if isinstance(nodes, int) and nodes > MAX_NODES:
+        shown = nodes if nodes < 10**18 else "of more than 18 digits"
+        raise UserError(f"N={shown}: expected at most {MAX_NODES} nodes in a stage")
 
 
 def _expect_keys(plain, keys, what):

@@ -3,9 +3,12 @@
 from fvcore.common.config import CfgNode
 
 from .checkpoint import load_checkpoint
+from .complexity import complexity
 from .errors import UsageError, UserError
 from .generator import generate, parameters_of
-from .spec import NetworkSpec
+from .memory import require_memory
+from .spec import NetworkSpec, check_nodes
+from .strict import read_regular
 
 
 def add_spec_config(node: CfgNode) -> None:
@@ -33,12 +36,21 @@ def spec_from_config(node: CfgNode) -> NetworkSpec:
     """The network that the keys of `add_spec_config` choose.
 
     Raises:
-        UsageError: a bad value.
+        UsageError: a bad value, or a network that this machine's memory cannot hold.
         UserError: a SPEC file that cannot be read.
     """
     if node.SPEC:
-        return read_spec(node.SPEC)
+        spec, named = read_spec(node.SPEC), f"SPEC {node.SPEC}"
+    else:
+        spec, named = _sampled(node), f"CHANNELS {node.CHANNELS} and NODES {node.NODES}"
+    parameters = complexity(spec, num_classes=None).params
+    require_memory(parameters, f"the network of the config ({named})")
+    return spec
+
+
+def _sampled(node: CfgNode) -> NetworkSpec:
     try:
+        check_nodes(node.NODES)
         return generate(
             node.GENERATOR,
             seed=node.SEED,
@@ -49,7 +61,9 @@ def spec_from_config(node: CfgNode) -> NetworkSpec:
             **{name: getattr(node, name.upper()) for name in parameters_of(node.GENERATOR)},
         )
     except UserError as error:
-        raise UsageError(f"the network of the config: {error}") from None
+        keys = ("GENERATOR", "REGIME", "CHANNELS", "NODES", "K", "P", "M", "SEED")
+        chosen = ", ".join(f"{key} {node[key]}" for key in keys)
+        raise UsageError(f"the network of the config ({chosen}): {error}") from None
 
 
 def read_spec(path: str) -> NetworkSpec:
@@ -64,8 +78,7 @@ def read_spec(path: str) -> NetworkSpec:
             raise UserError(f"spec {path}: no RandWire is in this checkpoint")
         return spec
     try:
-        with open(path, "rb") as file:
-            return NetworkSpec.from_json(file.read())
+        return NetworkSpec.from_json(read_regular(path))
     except OSError as error:
         raise UsageError(f"spec {path}: {error.strerror}") from None
     except UserError as error:

@@ -1,6 +1,7 @@
 """The backbone in detectron2's contract: shapes, freezing, norms, gradients, the FPN builders."""
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -176,3 +177,12 @@ def test_spec_file_takes_the_place_of_the_generator(tmp_path):
     path.write_text(spec.to_json())
     backbone = build_backbone(tiny_config(**{"MODEL.RANDWIRE.SPEC": path}))
     assert backbone.bottom_up.trunk.spec == spec
+
+
+def test_a_spec_that_is_no_file_or_too_large_for_the_machine_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "large.json").write_text(tiny_spec(channels=10**6).to_json())
+    for name, fragment in (("pipe.json", "a pipe or a device"), ("large.json", "GB of memory")):
+        path = tmp_path / name
+        with pytest.raises(UserError, match=f"{path}.*{fragment}"):
+            build_backbone(tiny_config(**{"MODEL.RANDWIRE.SPEC": path}))

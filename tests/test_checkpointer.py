@@ -1,5 +1,7 @@
 """What a detector takes as weights, and what it refuses: by our checkpointer and detectron2's."""
 
+import copy
+import re
 import zipfile
 
 import pytest
@@ -208,6 +210,22 @@ def test_other_classes_may_start_from_a_detector_but_not_resume_it(tmp_path):
     checkpointer_of(tmp_path, **more).load(path, checkpointables=[])
     with pytest.raises(UserError, match="roi_heads"):
         checkpointer_of(tmp_path, **more).load(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    """They detect nothing, in silence, and as a start the training is what diverges."""
+    broken = checkpointer_of(tmp_path)
+    name, tensor = next(iter(broken.model.backbone.named_parameters(prefix="backbone")))
+    with torch.no_grad():
+        tensor.view(-1)[0] = float("-inf")
+    broken.save("model_final")
+    loading = checkpointer_of(tmp_path)
+    before = copy.deepcopy(loading.model.state_dict())
+    for checkpointables in (None, []):
+        with pytest.raises(UserError, match=f"NaN or infinity in 1 of .* {re.escape(name)}"):
+            loading.load(str(tmp_path / "model_final.pth"), checkpointables=checkpointables)
+    for key, value in loading.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
 
 
 def test_a_classifier_is_no_detector_to_evaluate(tmp_path):

@@ -1,7 +1,12 @@
 """How a command ends, alone and as one process of several."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
-from conftest import run_python
+from conftest import REPO, run_python
 
 SCRIPT = """
 import atexit, sys
@@ -42,3 +47,56 @@ def test_a_process_of_several_leaves_before_the_interpreter_is_taken_down(ending
     assert (tmp_path / "log.txt").read_text() == "the last line"
     assert done.stdout.startswith("done\n")
     assert ("taken down" in done.stdout) == (size == 1)
+
+
+def test_what_a_file_says_does_not_reach_the_terminal_raw(tmp_path):
+    name = "no such class a\x1b[31mred\x07, two\nlines, nul\0"
+    script = SCRIPT.format(ending=f"raise UserError({name!r})")
+    done = run_python("-c", script, tmp_path / "log.txt")
+    (line,) = done.stderr.splitlines()
+    assert line.isprintable() and line.startswith("error: no such class ")
+
+
+# Of each tool that imports torch: a command that leads to it.
+IMPORTS = {
+    "benchmark_loader.py": ["--help"],
+    "check_dataset.py": ["--help"],
+    "convert_baseline.py": ["--help"],
+    "draw_wiring.py": ["--spec", "no_such.pth"],
+    "make_subset.py": ["--help"],
+    "predict.py": ["--weights", "no_such.pth", "--input", "."],
+    "pretrain_imagenet.py": ["--help"],
+    "report.py": ["OUTPUT_DIR"],
+    "summarize_runs.py": ["--help"],
+    "train_net.py": ["--help"],
+}
+
+
+def test_ctrl_c_during_an_import_is_no_traceback(tmp_path):
+    """Python tells on stderr which module it has just imported: then comes the interrupt."""
+    (tmp_path / "OUTPUT_DIR").mkdir()
+    (tmp_path / "OUTPUT_DIR" / "config.yaml").write_text("{}")
+
+    def interrupted(name: str, package: str) -> list:
+        command = [sys.executable, "-X", "importtime", REPO / "tools" / name, *IMPORTS[name]]
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(REPO)},
+        ) as process:
+            rest, sent = [], False
+            for line in process.stderr:
+                if not line.startswith("import time:"):
+                    rest.append(line)
+                elif not sent and line.rpartition("| ")[2].strip().startswith(f"{package}."):
+                    process.send_signal(signal.SIGINT)
+                    sent = True
+            printed = process.stdout.read()
+        return [sent, process.returncode, printed + "".join(rest)]
+
+    for name in IMPORTS:
+        assert interrupted(name, "torch") == [True, 130, "interrupted\n"], name
+    assert interrupted("train_net.py", "detectron2") == [True, 130, "interrupted\n"]

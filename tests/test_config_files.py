@@ -1,5 +1,8 @@
 """Config files: found by bare name, safe to read, and every mistake met with one helpful line."""
 
+import os
+from itertools import pairwise
+
 import pytest
 from fvcore.common.config import CfgNode
 
@@ -130,6 +133,84 @@ def test_an_unknown_key_is_met_with_the_nearest(refusal, typo, meant):
     message = refusal({"a.yaml": typo, "b.yaml": "SOLVER: {AMPS: True}"})
     assert ("b.yaml" if "_BASE_" in typo else "a.yaml") in message
     assert meant in message.partition("did you mean")[2]
+
+
+@pytest.mark.parametrize("in_base", [False, True])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("MODEL: {DEPTH: 5}\nMODEL: {NAME: x}", "line 2: YAML refused: duplicate key MODEL"),
+        ("MODEL:\n  DEPTH: 5\n  NAME: x\n  DEPTH: 6", "line 4: YAML refused: duplicate key DEPTH"),
+        ("MODEL: &a {NAME: *a}", "*a"),
+        ("MODEL: {SEEDS: &a [1, *a]}", "*a"),
+        (
+            "MODEL:\n  SEEDS:\n  - &a [1, 1]\n"
+            + "".join(f"  - &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnop")),
+            "values",
+        ),
+        ("SOLVER: {BASE_LR: .nan}", "SOLVER.BASE_LR is not a number"),
+        (f"SOLVER: {{BASE_LR: {'9' * 4000}}}", "SOLVER.BASE_LR is a number of more than 63 bits"),
+        (f"MODEL: {{SEEDS: [1, {'9' * 4000}]}}", "MODEL.SEEDS is a number of more than 63 bits"),
+        (f"SOLVER: {{BASE_LR: {'9' * 5000}}}", "5000 digits"),
+        ("OUTPUT: 2024-13-45", "month"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_yaml_that_does_not_say_one_thing_is_refused(refusal, in_base, text, hint):
+    files = {"b.yaml" if in_base else "a.yaml": text}
+    message = refusal({"a.yaml": "_BASE_: b.yaml"} | files)
+    assert hint in message
+    assert ("b.yaml" if in_base else "a.yaml") in message
+    assert len(message) < 1200
+
+
+def test_aliases_and_merge_keys_that_say_one_thing_are_taken(tmp_path):
+    """A run's own config.yaml has aliases of lists."""
+    cfg = CfgNode({"A": {"X": 0, "Y": [0]}, "B": {"X": 0, "Y": [0]}})
+    text = "A: &a {X: 1, Y: &y [5]}\nB: {<<: *a, X: 2, Y: *y}"
+    (tmp_path / "a.yaml").write_text(text)
+    merge_config(cfg, str(tmp_path / "a.yaml"), [])
+    assert cfg == CfgNode({"A": {"X": 1, "Y": [5]}, "B": {"X": 2, "Y": [5]}})
+
+
+@pytest.mark.parametrize("value", ["9" * 4000, "9" * 5000, "[" * 500, "~" * 100_000 + "1"])
+def test_an_endless_override_is_refused_in_a_line_of_bounded_length(refusal, value):
+    message = refusal({"a.yaml": "{}"}, "SOLVER.BASE_LR", value)
+    assert "SOLVER.BASE_LR" in message
+    assert len(message) < 1200
+
+
+def test_bases_that_fork_are_read_once_each(merged):
+    """Thirty levels of two bases each are a billion files otherwise."""
+    levels = 30
+    files = {
+        f"{n}.yaml": f"_BASE_: [{n + 1}.yaml, {n + 1}.yaml]\nMODEL: {{SEEDS: [{n}]}}\n"
+        for n in range(levels)
+    }
+    cfg = merged(files | {f"{levels}.yaml": "MODEL: {DEPTH: 9}"})
+    assert (cfg.MODEL.SEEDS, cfg.MODEL.DEPTH) == ([0], 9)
+
+
+def test_of_bases_that_share_one_neither_changes_the_other(merged):
+    files = {
+        "a.yaml": "_BASE_: [b.yaml, c.yaml]",
+        "b.yaml": "_BASE_: d.yaml\nMODEL: {NAME: b}",
+        "c.yaml": "_BASE_: d.yaml\nMODEL: {SEEDS: [3]}",
+        "d.yaml": "MODEL: {NAME: d, SEEDS: [4]}",
+    }
+    assert dict(merged(files).MODEL) == {"DEPTH": 3, "NAME": "d", "SEEDS": [3]}
+
+
+def test_a_chain_of_bases_without_an_end_is_refused(refusal):
+    files = {f"{n}.yaml": f"_BASE_: {n + 1}.yaml" for n in range(2000)}
+    assert "_BASE_" in refusal(files)
+
+
+@pytest.mark.parametrize("base", ["pipe", "/dev/zero", "."])
+def test_a_base_that_is_no_regular_file_is_refused_and_not_waited_for(refusal, tmp_path, base):
+    os.mkfifo(tmp_path / "pipe")
+    message = refusal({"a.yaml": f"_BASE_: {base}"})
+    assert "a.yaml" in message and "pipe or a device" in message
 
 
 @pytest.mark.parametrize("key", ["MODEL.DEPHT", "MODEL..DEPTH", "MODEL.DEPTH.X", "MODEL.DEPTH "])

@@ -19,6 +19,7 @@ from randwire_det.average import WeightAverage
 from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.step import TrainStep
 from randwire_det.detection.trainer import RandWireTrainer
+from randwire_det.errors import UserError
 from randwire_det.parallel import World
 
 # A change of the weights is then -BASE_LR times what became of the gradient.
@@ -181,3 +182,14 @@ def test_half_as_many_processes_train_twice_as_long_on_half_a_batch(
         assert ours.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
         for each in (ours, trainer.scheduler, optimizer, scheduler):
             each.step()
+
+
+def test_an_optimizer_of_other_parameters_is_refused(detector):
+    """Such as one from before the aggregation weights had a group of their own."""
+    step = step_of(detector)
+    state = step_of(detector).state_dict()
+    step.load_state_dict(state)
+    groups = state["optimizer"]["param_groups"]
+    groups[0]["params"] += groups.pop()["params"]
+    with pytest.raises(UserError, match="optimizer does not fit"):
+        step.load_state_dict(state)

@@ -305,6 +305,26 @@ def test_eval_only_refuses_what_does_not_fit(colours, unbroken, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_are_not_finite_have_no_accuracy(colours, unbroken, tmp_path, capsys):
+    """All NaN, they would be a third right: topk takes any three."""
+    content = torch.load(unbroken / "model_final.pth", weights_only=True)
+    path = tmp_path / "broken.pth"
+    cfg = tiny(colours, tmp_path / "run", "MODEL.WEIGHTS", path)
+    for value in (float("nan"), 3e38):
+        weights = {
+            name: torch.full_like(tensor, value) if name.startswith("head.fc") else tensor
+            for name, tensor in content["model"].items()
+        }
+        torch.save(content | {"model": weights}, path)
+        if value == 3e38:  # finite weights, and outputs that are not
+            assert commands.evaluate_only(cfg)["top1"] == 0
+            assert "NaN or infinity as output for 24 of 24 images" in capsys.readouterr().out
+        else:
+            message = message_of(commands.evaluate_only, cfg)
+            assert str(path) in message and "NaN or infinity in 2 of" in message
+            assert not (tmp_path / "run").exists()
+
+
 def test_too_few_images_for_a_batch(tmp_path):
     root = make_folders(tmp_path / "few", train=4, val=1)
     message = message_of(commands.train, tiny(root, tmp_path / "run", "SOLVER.BATCH_SIZE", 16))
@@ -329,6 +349,7 @@ def test_divergence_stops_with_the_iteration(colours, tmp_path):
         (["SOLVER.ACCUMULATE", 3], "SOLVER.ACCUMULATE 3"),
         (["SOLVER.AMP", "bf8"], "none or bf16 or fp16"),
         (["SOLVER.BASE_LR", "1e400"], "SOLVER.BASE_LR inf"),
+        (["SOLVER.WEIGHT_DECAY", "1e300"], "SOLVER.WEIGHT_DECAY 1e+300"),
         (["DATA.ON_BAD_IMAGE", "ignore"], "raise or skip"),
         (["MODEL.NAME", "resnet18"], "MODEL.DROPOUT 0.2"),
         (["MODEL.NAME", "resnet19", "MODEL.DROPOUT", 0.0], "did you mean resnet18"),
@@ -337,6 +358,13 @@ def test_divergence_stops_with_the_iteration(colours, tmp_path):
         (["MODEL.EDGE_DROP", -0.1], "MODEL.EDGE_DROP -0.1"),
         (["INPUT.TEST_RESIZE", 31], "INPUT.TEST_RESIZE 31"),
         (["INPUT.STD", "[1.0, 0.0, 1.0]"], "INPUT.STD"),
+        (["INPUT.MEAN", "[1.0, 1e999, 1.0]"], "INPUT.MEAN"),
+        (["INPUT.SIZE", 10**9], "INPUT.SIZE"),
+        (["DATA.NUM_WORKERS", 10**9], "DATA.NUM_WORKERS"),
+        (["MODEL.HEAD_CHANNELS", 10**9], "MODEL.HEAD_CHANNELS"),
+        (["MODEL.CHANNELS", 10**9], "CHANNELS 1000000000"),
+        (["MODEL.NODES", 10**9], "at most 2048"),
+        (["MODEL.NAME", "resnet152", "MODEL.DROPOUT", 0.0, "MODEL.WIDTH", 64.0], "MODEL.WIDTH 64"),
         (["MODEL.K", 3], "conv3: WS(K=3)"),
         (["MODEL.WEIGHTS", "x.pth"], "--eval-only"),
         (["DEVICE", "gpu"], "DEVICE 'gpu'"),

@@ -121,7 +121,7 @@ def test_the_checkpoint_loads_in_the_detector_with_no_step_between(two):
     from detection_helpers import tiny_config
     from detectron2.modeling import build_model
 
-    from randwire_det.detection.checkpointer import preprocessing_from_config
+    from randwire_det.detection.preprocessing import preprocessing_from_config
 
     spec = load_checkpoint(two / "model_final.pth")
     cfg = tiny_config()

@@ -1,7 +1,9 @@
 """A checkpoint and pictures: the detections of an evaluation; what cannot be read is named."""
 
 import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -246,6 +248,8 @@ def test_keys_of_another_version_are_left_out_and_named(detector, tmp_path, capl
         ({"config": "MODEL: [unclosed"}, ["config cannot be read"]),
         ({"config": "!!python/object/apply:os.getcwd []"}, ["config cannot be read"]),
         ({"config": "just words"}, ["config cannot be read", "KEY: VALUE"]),
+        ({"config": "MODEL: &a {MASK_ON: *a}"}, ["config cannot be read", "*a"]),
+        ({"MODEL.ROI_BOX_HEAD.FC_DIM": 10**9}, ["cannot be built here", "GB of memory"]),
         ({"MODEL.RPN.NMS_THRESH": "much"}, ["config cannot be read", "NMS_THRESH"]),
         ({"MODEL.ROI_HEADS.NAME": "MyOwnHeads"}, ["cannot be built here", "MyOwnHeads"]),
         ({"MODEL.ROI_HEADS.NUM_CLASSES": 5}, ["does not hold the detector", "roi_heads"]),
@@ -259,6 +263,15 @@ def test_a_file_that_cannot_be_rebuilt_says_why(detector, tmp_path, changes, fra
     for fragment in [str(path), *fragments]:
         assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_detect_nothing_and_are_refused(detector, tmp_path):
+    weights = torch.load(detector[2], weights_only=True)["model"]
+    name = next(name for name in weights if name.endswith("pointwise.weight"))
+    weights[name].view(-1)[3] = math.nan
+    path = edited(detector[2], tmp_path / "m.pth", model=weights)
+    with pytest.raises(UserError, match=f"NaN or infinity in 1 of .* {re.escape(name)}"):
+        load_detector(path, "cpu")
 
 
 def test_lost_statistics_of_a_frozen_bn_are_not_made_up(pictures, tmp_path):

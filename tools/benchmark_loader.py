@@ -12,9 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.config import add_config_arguments, check, read_config
 from randwire_det import cli
-from randwire_det.errors import UsageError
+
+with cli.quiet_imports():
+    from pretrain.config import add_config_arguments, check, read_config
+    from randwire_det.errors import UsageError
 
 
 def parse_args():

@@ -11,9 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.baselines import detectron2_keys, to_detectron2
 from randwire_det import UsageError, UserError, cli
-from randwire_det.checkpoint import load_checkpoint, write_atomically
+
+with cli.quiet_imports():
+    from pretrain.baselines import detectron2_keys, to_detectron2
+    from randwire_det.checkpoint import load_checkpoint, write_atomically
 
 
 def parse_args():

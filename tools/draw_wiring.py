@@ -26,7 +26,8 @@ def main():
     if Path(args.output).suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--output {args.output}: expected a name that ends in .png, .svg or .pdf")
     if args.spec:
-        from randwire_det.spec_config import read_spec  # reads checkpoints, so it needs torch
+        with cli.quiet_imports():
+            from randwire_det.spec_config import read_spec  # reads checkpoints, so it needs torch
 
         spec = read_spec(args.spec)
     else:

@@ -6,6 +6,8 @@ The package index has neither a `detectron2` project nor a wheel. `pb1-detectron
 v0.6's Python files and model-zoo configs byte for byte, but not the C++ sources, so pip cannot
 build it. Faster R-CNN, Mask R-CNN and RetinaNet need none of those: RoIAlign and NMS are
 torchvision's. This script turns that sdist into a pure-Python wheel, edit by edit, and installs it.
+As in v0.6's setup.py, detectron2.projects has deeplab, point_rend and panoptic_deeplab; the last of
+them imports panopticapi, which it does not install.
 """
 
 import argparse
@@ -27,6 +29,12 @@ from subprocess import PIPE, STDOUT
 from typing import NamedTuple
 
 SDIST = "pb1-detectron2==0.6"
+# As in v0.6's setup.py: folders of the sdist that are installed as packages of another place.
+PROJECTS = {
+    "projects/DeepLab/deeplab/": "detectron2/projects/deeplab/",
+    "projects/Panoptic-DeepLab/panoptic_deeplab/": "detectron2/projects/panoptic_deeplab/",
+    "projects/PointRend/point_rend/": "detectron2/projects/point_rend/",
+}
 SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 WHEEL = "detectron2-0.6-py3-none-any.whl"
 
@@ -222,7 +230,8 @@ def download(folder: Path) -> Path:
 
 
 def python_part(sdist: Path) -> dict[str, bytes]:
-    """The sdist's LICENSE and all of its detectron2/, by name; refuses any other sdist."""
+    """The sdist's LICENSE, all of its detectron2/ and the projects that v0.6 packages with it, by
+    the name they are installed under; refuses any other sdist."""
     data = sdist.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != SDIST_SHA256:
@@ -231,6 +240,9 @@ def python_part(sdist: Path) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             name = member.name.partition("/")[2]
+            for folder, package in PROJECTS.items():
+                if name.startswith(folder):
+                    name = package + name.removeprefix(folder)
             if member.isfile() and (name == "LICENSE" or name.startswith("detectron2/")):
                 files[name] = archive.extractfile(member).read()
     return files

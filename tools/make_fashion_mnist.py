@@ -16,14 +16,16 @@ import tempfile
 import zlib
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from randwire_det import cli
-from randwire_det.errors import UsageError, UserError
+
+with cli.quiet_imports():
+    import numpy as np
+    from PIL import Image
+    from tqdm import tqdm
+
+    from randwire_det.errors import UsageError, UserError
 
 SPLITS = {"train": "train", "val": "t10k"}  # our folder: the files' prefix
 CLASSES = (  # in the order of the labels

@@ -15,7 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from randwire_det import UsageError, UserError, cli
-from randwire_det.checkpoint import replace_file
+
+with cli.quiet_imports():
+    from randwire_det.checkpoint import replace_file
 
 
 def parse_args():

@@ -69,17 +69,18 @@ def main():
     if not sys.warnoptions:  # torch and detectron2 warn of each other's age
         warnings.simplefilter("ignore")
 
-    import torch
+    with cli.quiet_imports():
+        import torch
 
-    from randwire_det.detection.picture_files import find_pictures
-    from randwire_det.detection.predict import (
-        RESULTS,
-        Classes,
-        Predictor,
-        check_score,
-        predict,
-    )
-    from randwire_det.detection.stored import load_detector
+        from randwire_det.detection.picture_files import find_pictures
+        from randwire_det.detection.predict import (
+            RESULTS,
+            Classes,
+            Predictor,
+            check_score,
+            predict,
+        )
+        from randwire_det.detection.stored import load_detector
 
     check_score(args.score)
     pictures = find_pictures(args.input)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.config import add_config_arguments, read_config
 from randwire_det import cli
-from randwire_det.launch import launch, restarted, told_once
+
+with cli.quiet_imports():
+    from pretrain.config import add_config_arguments, read_config
+    from randwire_det.launch import launch, restarted, told_once
 
 
 def parse_args():
@@ -48,8 +50,9 @@ def main() -> int:
     status = launch(args.num_gpus)
     if status is not None:
         return status
-    from pretrain import commands  # takes seconds; a wrong config is told at once
-    from randwire_det.parallel import joined
+    with cli.quiet_imports():
+        from pretrain import commands  # takes seconds; a wrong config is told at once
+        from randwire_det.parallel import joined
 
     with joined() as world:
         if args.eval_only:

@@ -40,12 +40,13 @@ def of_run(run: Path, dataset: str | None) -> dict:
     """What an OUTPUT_DIR tells of a test set: its files, and the heading of its report."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{run} has no config.yaml; give --json, --images, --results and --output")
-    from detectron2.data import MetadataCatalog
+    with cli.quiet_imports():
+        from detectron2.data import MetadataCatalog
 
-    from randwire_det.detection.config import read_config
-    from randwire_det.detection.datasets import check_datasets, register_coco_datasets
-    from randwire_det.detection.results import heading, inference_dir, report_dir
-    from randwire_det.table5 import WRITTEN, read_record
+        from randwire_det.detection.config import read_config
+        from randwire_det.detection.datasets import check_datasets, register_coco_datasets
+        from randwire_det.detection.results import heading, inference_dir, report_dir
+        from randwire_det.table5 import WRITTEN, read_record
 
     cfg = read_config(str(run / "config.yaml"), [])
     cfg.OUTPUT_DIR = str(run)  # it may have been moved
@@ -79,7 +80,8 @@ def main():
     if missing:
         raise UsageError(f"missing {', '.join(missing)}; give them, or an OUTPUT_DIR that has them")
 
-    from randwire_det.detection.report import write_report
+    with cli.quiet_imports():
+        from randwire_det.detection.report import write_report
 
     # What the run tells of its evaluation is true of its own files alone.
     own = told if given.keys().isdisjoint(("json", "results")) else {}

@@ -14,10 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.paper import Paper
-from pretrain.summary import Row, read_runs, summarize
 from randwire_det import cli
-from randwire_det.spread import aligned, markdown
+
+with cli.quiet_imports():
+    from pretrain.paper import Paper
+    from pretrain.summary import Row, read_runs, summarize
+    from randwire_det.spread import aligned, markdown
 
 HEADER = (
     *("network", "test size", "epochs", "runs", "top-1, %", "paper", "top-5, %", "paper"),

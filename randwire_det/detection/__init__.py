@@ -8,11 +8,13 @@ from .backbone import (
 )
 from .checkpointer import RandWireCheckpointer
 from .config import add_randwire_config
+from .optimizer import build_optimizer
 
 __all__ = [
     "RandWireBackbone",
     "RandWireCheckpointer",
     "add_randwire_config",
+    "build_optimizer",
     "build_randwire_backbone",
     "build_randwire_fpn_backbone",
     "build_retinanet_randwire_fpn_backbone",

@@ -12,6 +12,8 @@ from ..errors import UsageError
 from ..network import RandWire
 from ..spec import NetworkSpec
 from ..spec_config import spec_from_config
+from .config import require_randwire_keys
+from .preprocessing import warn_of_other_preprocessing
 
 NORMS = ("FrozenBN", "BN", "SyncBN", "GN")
 
@@ -80,12 +82,20 @@ def _make_norm(norm: str, channels: int) -> nn.Module:
 
 @BACKBONE_REGISTRY.register()
 def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> RandWireBackbone:
-    """The backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`."""
+    """The backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`.
+
+    It logs a warning where MODEL.WEIGHTS was trained on images prepared in another way.
+
+    Raises:
+        UserError: a config without `add_randwire_config`'s keys, or with a bad value.
+    """
+    require_randwire_keys(cfg, "MODEL.RANDWIRE.")
+    warn_of_other_preprocessing(cfg)
     if input_shape is not None and input_shape.channels != 3:
         raise UsageError(f"RandWire takes images of 3 channels, got {input_shape.channels}")
     return RandWireBackbone(
         spec=spec_from_config(cfg.MODEL.RANDWIRE),
-        out_features=cfg.MODEL.RANDWIRE.OUT_FEATURES,
+        out_features=[str(name) for name in cfg.MODEL.RANDWIRE.OUT_FEATURES],
         norm=cfg.MODEL.RANDWIRE.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         memory=cfg.MODEL.RANDWIRE.MEMORY,
@@ -113,7 +123,10 @@ def build_retinanet_randwire_fpn_backbone(
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) -> FPN:
-    put_out, read = list(bottom_up.output_shape()), list(cfg.MODEL.FPN.IN_FEATURES)
+    put_out, read = (
+        list(bottom_up.output_shape()),
+        [str(name) for name in cfg.MODEL.FPN.IN_FEATURES],
+    )
     # A stage deeper than the last one read would be trained by nothing, and stop DDP.
     if not read or not set(read) <= set(put_out) or put_out[-1] not in read:
         raise UsageError(

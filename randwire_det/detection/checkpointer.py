@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
 from detectron2.modeling.backbone import ResNet
 from torch import nn
 
@@ -13,6 +12,7 @@ from ..average import WeightAverage
 from ..checkpoint import (
     KINDS,
     Preprocessing,
+    check_finite,
     check_same_preprocessing,
     fits,
     load_checkpoint,
@@ -24,15 +24,10 @@ from ..network import RandWire
 from ..resnet_names import detectron2_names
 from ..spec import NetworkSpec
 from ..spec_config import check_same_spec
+from .preprocessing import PREPROCESSING_KEYS
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS = "model_*.pth"
-# What of `Preprocessing` a detection config sets; its image size is the detector's own.
-PREPROCESSING_KEYS = {
-    "channel_order": "INPUT.FORMAT",
-    "mean": "MODEL.PIXEL_MEAN",
-    "std": "MODEL.PIXEL_STD",
-}
 
 
 class RandWireCheckpointer(DetectionCheckpointer):
@@ -134,6 +129,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         if kind != "detector":
             before, theirs = len(theirs), _trunk_tensors(kind, theirs, self.trunk_name)
             head = before - len(theirs)
+        check_finite(theirs, filename)
         ours = self.model.state_dict()
         in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
         fitting = {
@@ -269,13 +265,3 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     if problems:
         raise UserError(f"no checkpoint in {folder} can be read, the newest because: {problems[0]}")
     return None
-
-
-def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
-    """What a detection config does to an image; its input size is that of tests."""
-    return Preprocessing(
-        channel_order=cfg.INPUT.FORMAT,
-        mean=tuple(cfg.MODEL.PIXEL_MEAN),
-        std=tuple(cfg.MODEL.PIXEL_STD),
-        input_size=cfg.INPUT.MIN_SIZE_TEST,
-    )

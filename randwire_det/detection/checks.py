@@ -19,13 +19,15 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import KINDS, load_checkpoint
 from ..errors import UsageError, UserError
+from ..memory import require_memory
 from ..parallel import current_world
 from ..run_folder import refuse_used
 from ..spec_config import spec_from_config
-from .checkpointer import check_fits, newest_checkpoint, preprocessing_from_config
+from .checkpointer import check_fits, newest_checkpoint
 from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
 from .datasets import check_datasets
-from .values import check_values, value_of
+from .preprocessing import preprocessing_from_config
+from .values import check_values, refused_as, value_of
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
@@ -35,6 +37,7 @@ REGISTRIES = {
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
 }
+ANCHORED = ("MODEL.RPN", "MODEL.RETINANET")  # sections whose features have anchors
 # Sections whose IN_FEATURES are the backbone's; a meta-architecture of one's own has others.
 READERS = {
     "GeneralizedRCNN": ("MODEL.RPN", "MODEL.ROI_HEADS"),
@@ -90,10 +93,11 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Look for the parts of the model by name, and for the features that they read.
+    """Look for the parts of the model by name, for the features that they read, and whether all
+    of it can be built.
 
     Raises:
-        UsageError: there is no such part, or no such feature.
+        UsageError: there is no such part, no such feature, or a size or number that does not fit.
     """
     for key, registry in REGISTRIES.items():
         name = value_of(cfg, key)
@@ -102,15 +106,59 @@ def check_model(cfg: CfgNode) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UsageError(f"{key} {name!r}: {hint}known are {', '.join(known)}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""  # which the backbone's builder would look into
     with torch.device("meta"):
-        features = list(build_backbone(cfg).output_shape())
-    for key in READERS.get(cfg.MODEL.META_ARCHITECTURE, ()):
-        read = list(value_of(cfg, key).IN_FEATURES)
-        if not read or not set(read) <= set(features):
+        backbone = refused_as("MODEL", lambda: build_backbone(cfg))
+        features = list(backbone.output_shape()) if backbone is not None else []
+        for key in READERS.get(cfg.MODEL.META_ARCHITECTURE, ()) if features else ():
+            read = [str(feature) for feature in value_of(cfg, key).IN_FEATURES]
+            if not read or not set(read) <= set(features):
+                raise UsageError(
+                    f"{key}.IN_FEATURES {read}: expected some of {features}, which the backbone"
+                    f" {cfg.MODEL.BACKBONE.NAME} puts out"
+                )
+            if key in ANCHORED and cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator":
+                _check_anchors(cfg, key, len(read))
+        model = refused_as(
+            "MODEL", lambda: META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+        )
+    if model is not None:
+        tensors = dict(model.named_parameters())
+        largest = max(tensors, key=lambda name: tensors[name].numel(), default="")
+        shape = " x ".join(map(str, tensors[largest].shape)) if largest else ""
+        require_memory(
+            sum(tensor.numel() for tensor in tensors.values()),
+            f"the model of the config, the largest part of which is {largest} of {shape}",
+        )
+
+
+def _check_anchors(cfg: CfgNode, key: str, features: int) -> None:
+    """One list of sizes and of ratios for all features or one for each, all of positive numbers,
+    and as many anchors on each feature, for which there is one head."""
+    node, counts = cfg.MODEL.ANCHOR_GENERATOR, [1] * features
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        lists = node[name]
+        if lists and not isinstance(lists[0], list | tuple):
+            lists = [lists]
+        where = f"MODEL.ANCHOR_GENERATOR.{name} {node[name]}"
+        if len(lists) not in (1, features):
             raise UsageError(
-                f"{key}.IN_FEATURES {read}: expected some of {features}, which the backbone"
-                f" {cfg.MODEL.BACKBONE.NAME} puts out"
+                f"{where}: expected one list for all features or {features} lists, one for each of"
+                f" {key}.IN_FEATURES {value_of(cfg, key).IN_FEATURES}"
             )
+        if not all(isinstance(one, list | tuple) and one for one in lists) or not all(
+            isinstance(number, int | float) and number > 0 for one in lists for number in one
+        ):
+            raise UsageError(f"{where}: expected lists of numbers above 0")
+        each = [len(one) for one in lists] * (features // len(lists))
+        counts = [count * more for count, more in zip(counts, each, strict=True)]
+    if len(set(counts)) > 1:
+        raise UsageError(
+            f"MODEL.ANCHOR_GENERATOR.SIZES {node.SIZES} and ASPECT_RATIOS {node.ASPECT_RATIOS}:"
+            f" expected as many anchors on every feature, got {counts}"
+        )
 
 
 def builds_randwire(cfg: CfgNode) -> bool:

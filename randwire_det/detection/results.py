@@ -17,7 +17,6 @@ import logging
 import math
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
@@ -27,6 +26,7 @@ from ..errors import UserError
 from ..names import spec_keys, wiring_settings
 from ..spec_config import spec_from_config
 from ..spread import aligned
+from ..strict import load_yaml
 from ..table5 import VERSION, WRITTEN, read_record
 from .checks import builds_randwire
 from .paper import detector_name, network_name, paper_row
@@ -150,8 +150,8 @@ def _as_trained(cfg: CfgNode, weights: str) -> CfgNode:
     An evaluation may be given a config of another schedule than the training had.
     """
     try:
-        theirs = yaml.safe_load(load_checkpoint(weights, kinds=("detector",))["config"] or "")
-    except (UserError, yaml.YAMLError):  # in mid-training there is no file
+        theirs = load_yaml(load_checkpoint(weights, kinds=("detector",))["config"] or "")
+    except UserError:  # in mid-training there is no file
         return cfg
     if not isinstance(theirs, dict):  # files from before they held a config
         return cfg

@@ -8,6 +8,7 @@ from detectron2.engine import SimpleTrainer
 from torch import nn
 
 from ..average import WeightAverage
+from ..errors import UserError
 from ..parallel import World
 
 
@@ -71,6 +72,18 @@ class TrainStep(SimpleTrainer):
         return super().state_dict() | {"scaler": self._scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            UserError: the optimizer's state is of other parameters.
+        """
+        try:
+            super().load_state_dict(state)
+        except ValueError as error:
+            raise UserError(
+                f"the checkpoint's optimizer does not fit this run's ({error}): resume with the"
+                " NORM, FREEZE_AT, SOLVER keys and version of randwire_det that began the run, or"
+                " start another run with it as MODEL.WEIGHTS"
+            ) from None
         self._scaler.load_state_dict(state["scaler"])
         self.seed = state["seed"]

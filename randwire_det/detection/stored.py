@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 
 import detectron2
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint import KINDS, fits, load_checkpoint
+from ..checkpoint import KINDS, check_finite, fits, load_checkpoint
 from ..errors import UsageError, UserError
+from ..strict import load_yaml
 from .checks import check_model
 from .config import get_cfg
 
@@ -30,7 +30,8 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
 
     Raises:
         UserError: a file that is missing, damaged, no detector's or without a config, one whose
-            config cannot be built here, or one that lacks a tensor or has one too many.
+            config cannot be built here, or one that lacks a tensor, has one too many or one that
+            is not finite.
     """
     checkpoint = load_checkpoint(path, kinds=KINDS)
     if checkpoint["kind"] != "detector":
@@ -58,6 +59,7 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
             f" another shape or number type, or too many, such as {unfit[0]}; take another"
             " checkpoint of the run"
         )
+    check_finite(theirs, path)
     model.load_state_dict(theirs)
     return model.eval(), cfg, checkpoint["classes"]
 
@@ -82,13 +84,13 @@ def config_of(checkpoint: dict, path: str | Path) -> CfgNode:
         )
     cfg = get_cfg()
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
         if not isinstance(values, dict):
             raise ValueError("expected KEY: VALUE lines")
         values, unknown = _known(cfg, values)
         cfg.merge_from_other_cfg(CfgNode(values))
-    # The latter ones are yacs's, of values that do not suit their keys.
-    except (yaml.YAMLError, RecursionError, ValueError, AssertionError, TypeError) as error:
+    # The latter two are yacs's, of values that do not suit their keys.
+    except (ValueError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: its config cannot be read ({reason}); take another checkpoint of the run"

@@ -17,8 +17,11 @@ from ..errors import UserError
 from ..parallel import current_world, lost_another
 from ..run_folder import cut_lines
 from ..stopping import AskedToStop, Stopping
-from .checkpointer import RandWireCheckpointer, preprocessing_from_config
+from .checkpointer import RandWireCheckpointer
+from .config import require_randwire_keys
 from .loader import TestLoader, TrainLoader
+from .optimizer import build_optimizer
+from .preprocessing import preprocessing_from_config
 from .results import inference_dir, record_evaluation
 from .step import TrainStep
 
@@ -35,6 +38,7 @@ class RandWireTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # Not DefaultTrainer's, which knows DDP on GPUs alone and a loader that starts anew.
         TrainerBase.__init__(self)
+        require_randwire_keys(cfg)
         self.world = current_world()
         self.cfg = cfg = self.scaled(cfg)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
@@ -74,6 +78,10 @@ class RandWireTrainer(DefaultTrainer):
             cfg.SEED = comm.shared_random_seed()
         cfg.freeze()
         return cfg
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

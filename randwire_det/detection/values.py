@@ -1,15 +1,70 @@
-"""Values of a config that detectron2 would stop on with a traceback, told in one line each."""
+"""Values of a config that detectron2 would stop on with a traceback, each refused in one line."""
+
+import math
+import traceback
+from collections.abc import Callable
 
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.solver import build_lr_scheduler
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from ..config_files import flat
-from ..errors import UsageError
+from ..config_files import FLOAT, flat, numbers_in
+from ..errors import UsageError, UserError
 from ..parallel import World
 
-LOWEST = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
+WIDTH = (1, 2**16)  # of a layer; what a model takes as a whole is looked at in `check_model`
+LAYERS = (0, 256)
+SHARE = (0, 1)
+PIXELS = (1, 2**15)
+# Key, or what it ends in: lowest and highest.
+RANGES = {
+    "SOLVER.MAX_ITER": (1, math.inf),
+    "SOLVER.IMS_PER_BATCH": (1, 2**16),
+    "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
+    "SOLVER.REFERENCE_WORLD_SIZE": (0, 2**16),
+    "SOLVER.WARMUP_ITERS": (0, math.inf),
+    "SOLVER.WARMUP_FACTOR": (0, math.inf),
+    "SOLVER.GAMMA": (0, math.inf),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
+    "SEED": (-math.inf, 2**31),  # numpy's is of 32 bits
+    "DATALOADER.NUM_WORKERS": (0, 1024),
+    "INPUT.MIN_SIZE_TEST": (0, PIXELS[1]),  # 0: as the picture is
+    "INPUT.MAX_SIZE_TRAIN": PIXELS,
+    "INPUT.MAX_SIZE_TEST": PIXELS,
+    "TEST.DETECTIONS_PER_IMAGE": (-1, math.inf),  # -1: all
+    ".OUT_CHANNELS": WIDTH,
+    ".STEM_OUT_CHANNELS": WIDTH,
+    ".RES2_OUT_CHANNELS": WIDTH,
+    ".WIDTH_PER_GROUP": WIDTH,
+    ".NUM_GROUPS": WIDTH,
+    ".FC_DIM": WIDTH,
+    ".CONV_DIM": WIDTH,
+    ".CONVS_DIM": WIDTH,
+    ".NUM_CLASSES": WIDTH,
+    ".NUM_KEYPOINTS": WIDTH,
+    ".NUM_CONV": LAYERS,
+    ".NUM_CONVS": LAYERS,
+    ".NUM_FC": LAYERS,
+    ".POOLER_RESOLUTION": (1, 512),
+    ".POOLER_SAMPLING_RATIO": (0, 512),
+    ".BATCH_SIZE_PER_IMAGE": (1, math.inf),
+    ".OFFSET": (0, 1),
+    ".POSITIVE_FRACTION": SHARE,
+    ".NMS_THRESH": SHARE,
+    ".NMS_THRESH_TEST": SHARE,
+    ".SCORE_THRESH_TEST": (-1, 1),
+    ".PRE_NMS_TOPK_TRAIN": (1, math.inf),
+    ".PRE_NMS_TOPK_TEST": (1, math.inf),
+    ".POST_NMS_TOPK_TRAIN": (1, math.inf),
+    ".POST_NMS_TOPK_TEST": (1, math.inf),
+    ".LOSS_WEIGHT": (0, math.inf),
+    ".BBOX_REG_LOSS_WEIGHT": (0, math.inf),
+    ".SMOOTH_L1_BETA": (0, math.inf),
+    ".SMOOTH_L1_LOSS_BETA": (0, math.inf),
+}
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "DATALOADER.SAMPLER_TRAIN": (
@@ -17,8 +72,21 @@ CHOICES = {
         "RepeatFactorTrainingSampler",
         "RandomSubsetTrainingSampler",
     ),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
 }
+INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)  # the maximum norm
 SCHEDULE = ("LR_SCHEDULER_NAME", "STEPS", "MAX_ITER", "WARMUP_ITERS", "WARMUP_METHOD")
+OPTIMIZER = ("MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS")
+OPTIMIZER += ("BIAS_LR_FACTOR",)
 
 
 def value_of(cfg: CfgNode, key: str):
@@ -34,9 +102,7 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         UsageError: naming the key, its value and what was expected.
     """
-    for key, lowest in LOWEST.items():
-        if value_of(cfg, key) < lowest:
-            raise UsageError(f"{key} {value_of(cfg, key)}: expected {lowest} or more")
+    _check_numbers(flat(cfg))
     for key, choices in CHOICES.items():
         if value_of(cfg, key) not in choices:
             raise UsageError(f"{key} {value_of(cfg, key)!r}: expected {' or '.join(choices)}")
@@ -50,24 +116,106 @@ def check_values(cfg: CfgNode) -> None:
         raise UsageError("OUTPUT_DIR '': expected a folder for what the run writes")
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
-    if not sizes or not all(isinstance(each, int) and each > 0 for each in sizes):
-        raise UsageError(f"INPUT.MIN_SIZE_TRAIN {sizes}: expected sizes in pixels, such as (800,)")
+    low, high = PIXELS
+    if not sizes or not all(isinstance(each, int) and low <= each <= high for each in sizes):
+        raise UsageError(
+            f"INPUT.MIN_SIZE_TRAIN {sizes}: expected sizes in pixels up to {high}, such as (800,)"
+        )
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if len(cfg.MODEL[key]) != 3:
             raise UsageError(f"MODEL.{key} {cfg.MODEL[key]}: expected three numbers, one a channel")
-    _check_schedule(cfg)
+    if not _above_zero(cfg.MODEL.PIXEL_STD):
+        raise UsageError(f"MODEL.PIXEL_STD {cfg.MODEL.PIXEL_STD}: expected numbers above 0")
+    if len(cfg.INPUT.CROP.SIZE) != 2 or not _above_zero(cfg.INPUT.CROP.SIZE):
+        raise UsageError(f"INPUT.CROP.SIZE {cfg.INPUT.CROP.SIZE}: expected two numbers above 0")
+    _check_rows(cfg)
+    _check_solver(cfg)
+    refused_as("INPUT", lambda: build_augmentation(cfg, True))
 
 
-def _check_schedule(cfg: CfgNode) -> None:
+def _check_numbers(values: dict) -> None:
+    for key, value in values.items():
+        if key not in INFINITE and any(abs(number) > FLOAT for number in numbers_in(value)):
+            raise UsageError(f"{key} {value}: expected numbers of at most {FLOAT:g}")
+        _, dot, last = key.rpartition(".")
+        low, high = RANGES.get(key) or RANGES.get(dot + last) or (-math.inf, math.inf)
+        if last == "BBOX_REG_WEIGHTS":
+            groups = value if value and isinstance(value[0], list | tuple) else [value]
+            if not all(len(group) in (4, 5) and _above_zero(group) for group in groups):
+                raise UsageError(f"{key} {value}: expected four numbers above 0, of x, y, w and h")
+        if isinstance(value, int | float) and not low <= value <= high:
+            expected = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+            raise UsageError(f"{key} {value}: expected {expected}")
+
+
+def _check_rows(cfg: CfgNode) -> None:
+    """Lists of the config that detectron2 reads only in mid-run."""
+    widths = cfg.MODEL.RPN.CONV_DIMS
+    if not all(type(width) is int and (width == -1 or 0 < width <= WIDTH[1]) for width in widths):
+        raise UsageError(
+            f"MODEL.RPN.CONV_DIMS {widths}: expected numbers of channels up to {WIDTH[1]}, or -1"
+        )
+    rows = cfg.TEST.EXPECTED_RESULTS
+    if not all(isinstance(row, list | tuple) and len(row) == 4 for row in rows):
+        raise UsageError(
+            f"TEST.EXPECTED_RESULTS {rows}: expected rows such as ['bbox', 'AP', 38.5, 0.2]"
+        )
+    for split in ("TRAIN", "TEST"):
+        files, names = cfg.DATASETS[f"PROPOSAL_FILES_{split}"], cfg.DATASETS[split]
+        if cfg.MODEL.LOAD_PROPOSALS and len(files) != len(names):
+            raise UsageError(
+                f"DATASETS.PROPOSAL_FILES_{split} {files}: MODEL.LOAD_PROPOSALS takes one for each"
+                f" of DATASETS.{split} {names}"
+            )
+
+
+def _above_zero(values) -> bool:
+    return all(isinstance(value, int | float) and value > 0 for value in values)
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    def named(keys):
+        return ", ".join(f"{key} {cfg.SOLVER[key]}" for key in keys)
+
+    for key in ("WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"):
+        value = cfg.SOLVER[key]
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise UsageError(f"SOLVER.{key} {value!r}: expected None or 0 or more")
+    try:
+        build_optimizer(cfg, torch.nn.Linear(1, 1))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"SOLVER's optimizer ({named(OPTIMIZER)}): {error}") from None
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     try:
         build_lr_scheduler(cfg, optimizer)
     except (ValueError, TypeError) as error:
-        values = ", ".join(f"{name} {cfg.SOLVER[name]}" for name in SCHEDULE)
         raise UsageError(
-            f"SOLVER's schedule ({values}): {error}; expected a scheduler of detectron2, and STEPS"
-            " that ascend and lie below MAX_ITER"
+            f"SOLVER's schedule ({named(SCHEDULE)}): {error}; expected a scheduler of detectron2,"
+            " and STEPS that ascend and lie below MAX_ITER"
         ) from None
+
+
+def refused_as(section: str, build: Callable[[], object]) -> object | None:
+    """What `build` makes of a section of the config; what it asserts of a value is refused.
+
+    Returns:
+        None where it fails in another way, as what is not detectron2's may on the meta device.
+
+    Raises:
+        UsageError: with the reason, if detectron2 gives one, and the line that failed.
+    """
+    try:
+        return build()
+    except UserError:
+        raise
+    except (AssertionError, ValueError, TypeError, LookupError) as error:
+        if "meta" in str(error):
+            return None
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+        reason = " ".join(f"{error} ({line})".split())
+        raise UsageError(f"detectron2 cannot build {section}.* of this config: {reason}") from None
+    except Exception:
+        return None
 
 
 def check_same_config(cfg: CfgNode, world: World) -> None:
