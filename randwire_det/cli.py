@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from .errors import UsageError, UserError
 from .generator import GRAPH_MODELS, REGIMES, generate
+from .printing import escape_log, one_line
 from .spec import NetworkSpec
 
 
@@ -18,13 +19,14 @@ def run(main: Callable[[], int | None]) -> None:
     So does what the system refuses: a full disk, a folder that may not be written to. What `main`
     returns is the exit status, None is 0.
     """
+    escape_log()
     try:
         status = main()
         sys.stdout.flush()
     except SystemExit as leaving:
         status = leaving.code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         status = error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -34,7 +36,7 @@ def run(main: Callable[[], int | None]) -> None:
         status = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         status = 1
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(status, int | None):
         # One of gloo's threads may be about to let go of a tensor. Once the interpreter is being

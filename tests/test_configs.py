@@ -21,8 +21,8 @@ from randwire_det.complexity import complexity
 from randwire_det.config_files import SHIPPED, config_path, flat, merge_config
 from randwire_det.detection.checkpointer import preprocessing_from_config
 from randwire_det.detection.checks import builds_randwire
+from randwire_det.detection.classes import number_of_outputs
 from randwire_det.detection.config import read_config
-from randwire_det.detection.dataset_report import number_of_outputs
 from randwire_det.spec_config import spec_from_config
 from randwire_det.table5 import TABLE5
 

@@ -12,32 +12,35 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
+from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
+from ..coco_json import NUMBERS, area_is_possible, category_fault, has_ids, is_box, is_crowd, short
+from ..errors import UserError
+from .classes import misfit
+from .file_names import other_spelling
+
 logger = logging.getLogger(__name__)
 
 Found = Callable[[str, str], None]
 Fault = tuple[str, str]
-NUMBERS = {int, float}
 THREADS = 16  # they wait for files most of the time
 ORIENTATION = 274  # EXIF's key; 5 to 8 swap width and height
 EDGE_TOLERANCE = 1.0  # pixels that a box may pass the edge by: annotation tools round
 
 
-def short(value: object) -> str:
-    """A value of the JSON in one line of at most 200 characters."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+def check_images(images: list, resizes: list[T.ResizeShortestEdge], found: Found) -> dict:
+    """The usable entries of "images" by id; of two with one id the last, as in detectron2.
 
-
-def check_images(images: list, found: Found) -> dict:
-    """The usable entries of "images" by id; of two with one id the last, as in detectron2."""
+    Args:
+        resizes: what is done to an image before the model sees it.
+    """
     known, names = {}, set()
     for image in images:
-        if not _has_ids(image, "id") or not isinstance(image.get("file_name"), str):
+        if not has_ids(image, "id") or not isinstance(image.get("file_name"), str):
             found("image-malformed", short(image))
             continue
         image_id, name = image["id"], image["file_name"]
@@ -49,6 +52,8 @@ def check_images(images: list, found: Found) -> dict:
         if size_of(image) is None:
             sides = f"width {short(image.get('width'))}, height {short(image.get('height'))}"
             found("image-without-size", f"{short(name)}: {sides}")
+        elif any(vanishes(*size_of(image), each) for each in resizes):
+            found("image-too-thin", f"{short(name)}: {image['width']} x {image['height']}")
         known[image_id] = image
         names.add(name)
     _check_sortable(known, "image-malformed", found)
@@ -61,15 +66,30 @@ def size_of(image: dict) -> tuple[float, float] | None:
     return size if all(type(side) in NUMBERS and side > 0 for side in size) else None
 
 
-def check_categories(categories: list, num_classes: int | None, found: Found) -> set:
+def vanishes(width: float, height: float, resize: T.ResizeShortestEdge) -> bool:
+    """Whether an image is so thin that a side is resized to 0 pixels, at which Pillow stops."""
+    sides = resize.short_edge_length  # to choose from, or the ends of a range
+    return any(
+        side and 0 in resize.get_output_shape(height, width, side, resize.max_size)
+        for side in sides
+    )
+
+
+def check_categories(
+    categories: list, num_classes: int | None, found: Found, *, training: bool
+) -> set:
     """The ids of "categories"; `num_classes` is that of the model, None where it is not known."""
     known, names = {}, {}
     for category in categories:
-        if not _has_ids(category, "id") or not isinstance(category.get("name"), str):
-            found("category-malformed", short(category))
+        if fault := category_fault(category):
+            found("category-malformed", fault)
+            if has_ids(category, "id"):  # its annotations are in order
+                known[category["id"]] = None
             continue
         category_id, name = category["id"], category["name"]
-        if category_id in known:
+        if category_id in known and known[category_id] == name:
+            found("category-repeated", f"id {short(category_id)}: {short(name)}")
+        elif category_id in known:
             earlier = short(known[category_id])
             found("category-id-twice", f"id {short(category_id)}: {earlier} and {short(name)}")
         elif name in names:
@@ -79,16 +99,27 @@ def check_categories(categories: list, num_classes: int | None, found: Found) ->
     _check_sortable(known, "category-malformed", found)
     if not categories:
         found("no-categories", '"categories" is empty')
-    elif num_classes is not None and len(known) != num_classes:
-        kind = "too-many-classes" if len(known) > num_classes else "spare-outputs"
+    elif kind := misfit(len(known), num_classes, tested=not training):
         found(kind, f"{len(known)} categories for {num_classes} outputs")
     return set(known)
 
 
 def check_annotations(
-    annotations: list, images: dict, categories: set, found: Found, *, training: bool, unique: bool
+    annotations: list,
+    images: dict,
+    categories: set,
+    found: Found,
+    *,
+    training: bool,
+    masks: bool,
+    unique: bool,
 ) -> dict[str, int]:
-    """Look at every annotation of `images`; `unique`: ids must be.
+    """Look at every annotation of `images`.
+
+    Args:
+        training: they are learned, and not evaluated.
+        masks: of those that are learned each needs a mask.
+        unique: ids must be.
 
     Returns:
         how many are "crowds", "ignored" and "usable" (a training would learn from them), and how
@@ -96,40 +127,45 @@ def check_annotations(
     """
     counts = {"crowds": 0, "ignored": 0, "usable": 0}
     ids, annotated, largest = set(), set(), 0.0
+    spelled = [{str(each): each for each in known} for known in (images, categories)]
     for annotation in annotations:
-        if not _has_ids(annotation, "id", "image_id", "category_id"):
+        if not has_ids(annotation, "id", "image_id", "category_id"):
             found("annotation-malformed", short(annotation))
             continue
         annotation_id, image_id = annotation["id"], annotation["image_id"]
         image = images.get(image_id)
         if image is None:
-            found("image-unknown", f"annotation {short(annotation_id)}: image_id {short(image_id)}")
+            detail = f"annotation {short(annotation_id)}: image_id {short(image_id)}"
+            meant = spelled[0].get(str(image_id))
+            if meant is None:
+                found("image-unknown", detail)
+            else:
+                found("image-id-type", f"{detail}, in the image {short(meant)}")
             continue
         annotated.add(image_id)
-        crowd, ignored = annotation.get("iscrowd", 0) != 0, annotation.get("ignore", 0) != 0
+        crowd, ignored = _crowd(annotation), annotation.get("ignore", 0) != 0
         faults = [
-            *_flag_faults(annotation, categories, training),
-            *_box_faults(annotation, image, optional=crowd and training),
+            *_category_faults(annotation, categories, spelled[1]),
+            *_flag_faults(annotation, crowd, training),
+            *_box_faults(annotation, image, optional=bool(crowd) and training),
             *_segmentation_faults(annotation.get("segmentation"), image),
         ]
+        if masks and not crowd and not annotation.get("segmentation"):
+            faults.append(("mask-missing", ""))
         if unique and annotation_id in ids:
             faults.append(("annotation-id-twice", ""))
         for kind, detail in faults:
             name = short(image["file_name"])
             found(kind, f"annotation {short(annotation_id)} of {name}{detail and ': '}{detail}")
         ids.add(annotation_id)
-        counts["crowds"] += crowd
+        counts["crowds"] += bool(crowd)
         counts["ignored"] += ignored
         counts["usable"] += not crowd and not any(kind == "instance-dropped" for kind, _ in faults)
-        if _is_box(annotation.get("bbox")):
+        if is_box(annotation.get("bbox")):
             largest = max(largest, *map(abs, annotation["bbox"]))
     if 0 < largest <= 1:  # no set of real boxes is all within one pixel
         found("boxes-relative", f"no number of any box is above {largest:g}")
     return counts | {"images_without_annotations": len(images) - len(annotated)}
-
-
-def _has_ids(entry: object, *keys: str) -> bool:
-    return type(entry) is dict and all(isinstance(entry.get(k), int | float | str) for k in keys)
 
 
 def _check_sortable(known: dict, kind: str, found: Found) -> None:
@@ -139,22 +175,42 @@ def _check_sortable(known: dict, kind: str, found: Found) -> None:
         found(kind, f"id {short(texts[0])} is text, other ids are numbers")
 
 
-def _flag_faults(annotation: dict, categories: set, training: bool) -> Iterator[Fault]:
-    if annotation["category_id"] not in categories:
-        yield "category-unknown", f"category_id {short(annotation['category_id'])}"
+def _crowd(annotation: dict) -> bool | None:
+    """`is_crowd`; None where the flag says neither."""
+    try:
+        return is_crowd(annotation)
+    except UserError:
+        return None
+
+
+def _category_faults(annotation: dict, categories: set, spelled: dict) -> Iterator[Fault]:
+    category_id = annotation["category_id"]
+    if category_id in categories:
+        return
+    meant = spelled.get(str(category_id))
+    if meant is None:
+        yield "category-unknown", f"category_id {short(category_id)}"
+    else:
+        yield (
+            "category-id-type",
+            f"category_id {short(category_id)}, in the category {short(meant)}",
+        )
+
+
+def _flag_faults(annotation: dict, crowd: bool | None, training: bool) -> Iterator[Fault]:
     if annotation.get("ignore", 0) != 0:
         yield "ignore-flag", f"ignore {short(annotation['ignore'])}"
-    if not training:
-        crowd = annotation.get("iscrowd")
-        if crowd not in (0, 1) or type(annotation.get("area")) not in NUMBERS:
-            detail = f"area {short(annotation.get('area'))}, iscrowd {short(crowd)}"
-            yield "evaluation-keys", detail
-
-
-def _is_box(box: object) -> bool:
-    if type(box) is not list or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
-        return False
-    return all(-1e9 < number < 1e9 for number in box)  # neither NaN nor infinite
+    if crowd is None:
+        yield "flag-malformed", f"iscrowd {short(annotation['iscrowd'])}"
+    elif annotation.get("iscrowd", 0) not in (0, 1):
+        yield "flag-by-value", f"iscrowd {short(annotation['iscrowd'])} is taken for {int(crowd)}"
+    if training:
+        return
+    if type(annotation["id"]) not in NUMBERS or annotation["id"] == 0:
+        yield "annotation-id-unsafe", f"id {short(annotation['id'])}"
+    if is_box(annotation.get("bbox")) and not area_is_possible(annotation):
+        area = short(annotation["area"]) if "area" in annotation else "none"
+        yield "area-impossible", f"area {area}, box {short(annotation['bbox'])}"
 
 
 def _box_faults(annotation: dict, image: dict, *, optional: bool) -> Iterator[Fault]:
@@ -163,7 +219,7 @@ def _box_faults(annotation: dict, image: dict, *, optional: bool) -> Iterator[Fa
             yield "box-missing", ""
         return
     box = annotation["bbox"]
-    if not _is_box(box):
+    if not is_box(box):
         yield "box-malformed", short(box)
         return
     x, y, width, height = box
@@ -244,7 +300,9 @@ def _run_lengths(text: str) -> list[int]:
     return [] if shift else lengths
 
 
-def check_files(images: list[dict], paths: list[str], depth: str, found: Found) -> None:
+def check_files(
+    images: list[dict], folder: str, paths: list[str], depth: str, found: Found
+) -> None:
     """Look at the files of `images`, many at a time; `depth` is an IMAGE_CHECKS."""
     told, (columns, rows) = time.monotonic(), shutil.get_terminal_size()
     with (
@@ -258,6 +316,8 @@ def check_files(images: list[dict], paths: list[str], depth: str, found: Found) 
         faults_of_all = pool.imap(look, zip(images, paths, strict=True), chunksize=64)
         for done, (image, faults) in enumerate(zip(images, faults_of_all, strict=True), start=1):
             for kind, detail in faults:
+                if kind == "image-absent" and (other := other_spelling(folder, image["file_name"])):
+                    kind, detail = "image-spelled-otherwise", f"the folder has {short(other)}"
                 found(kind, f"{short(image['file_name'])}{detail and ': '}{detail}")
             bar.update()
             if bar.disable and time.monotonic() > told + 10:
