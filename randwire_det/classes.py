@@ -5,7 +5,9 @@ from .errors import UserError
 NAMED = 3
 
 
-def check_same_classes(one_name: str, one: list[str], other_name: str, other: list[str]) -> None:
+def check_same_classes(
+    one_name: str, one: list[str], other_name: str, other: list[str], cure: str = ""
+) -> None:
     """Refuse lists of class names that differ, be it in their order alone.
 
     An output is a position in the list: of another order, each is learned or measured as another
@@ -13,6 +15,7 @@ def check_same_classes(one_name: str, one: list[str], other_name: str, other: li
 
     Args:
         one_name, other_name: of what holds each list.
+        cure: how to mend it, for the end of the message.
 
     Raises:
         UserError: names the classes that one side lacks; of another order, both lists from their
@@ -34,7 +37,8 @@ def check_same_classes(one_name: str, one: list[str], other_name: str, other: li
             for name, names in ((one_name, one), (other_name, other))
         )
         parts = [f"their order is another, from class {start + 1} on: {', but '.join(lists)}"]
-    raise UserError(f"{one_name} and {other_name} hold different classes: {'; '.join(parts)}")
+    problem = "; ".join([*parts, cure] if cure else parts)
+    raise UserError(f"{one_name} and {other_name} hold different classes: {problem}")
 
 
 def few(names: list[str]) -> str:

@@ -24,6 +24,7 @@ from ..network import RandWire
 from ..resnet_names import detectron2_names
 from ..spec import NetworkSpec
 from ..spec_config import check_same_spec
+from .classes import CURE
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS = "model_*.pth"
@@ -266,7 +267,7 @@ def check_outputs(
             f"{path} detects {few(theirs)}, {ours} have {few(classes)}: its outputs are relearned"
         )
         return
-    check_same_classes(path, theirs, ours, classes)
+    check_same_classes(path, theirs, ours, classes, CURE)
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

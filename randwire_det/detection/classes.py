@@ -9,6 +9,7 @@ from ..errors import UsageError
 from .datasets import class_names, require_coco
 
 logger = logging.getLogger(__name__)
+CURE = "an output is a position among the categories in the order of their ids: number them alike"
 
 
 def number_of_outputs(cfg: CfgNode) -> tuple[str, int | None]:
@@ -71,5 +72,5 @@ def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str] | None:
                 raise UsageError(f"{problem}; set {key} {len(classes)}")
             if agreed is None:
                 first, agreed = f"data set {name!r}", classes
-            check_same_classes(first, agreed, f"data set {name!r}", classes)
+            check_same_classes(first, agreed, f"data set {name!r}", classes, CURE)
     return agreed
