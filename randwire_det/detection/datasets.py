@@ -29,8 +29,10 @@ def register_coco_datasets(cfg: CfgNode, root: str) -> None:
         name, annotations, images = row[0], Path(root, row[1]), Path(root, row[2])
         if name in DatasetCatalog:
             raise UsageError(f"DATASETS.COCO {name!r}: a dataset of this name is there already")
+        classes = _class_names(annotations)
         register_coco_instances(name, {}, str(annotations), str(images))
-        class_names(name)
+        # detectron2 learns them only on loading; the checkpoint needs them before an evaluation.
+        MetadataCatalog.get(name).thing_classes = classes
 
 
 def check_datasets(names: list[str]) -> None:
@@ -58,17 +60,21 @@ def check_datasets(names: list[str]) -> None:
 def class_names(name: str) -> list[str] | None:
     """The class names of a registered data set, in the order of its labels; None if it has none.
 
-    detectron2 learns those of a COCO JSON only on loading: here they are read, and kept.
+    Those of a COCO JSON that was not loaded yet are read, and kept.
 
     Raises:
         UserError: the JSON cannot be used.
     """
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None and metadata.get("json_file") and is_coco(name):
-        content = coco_json.read_coco(metadata.json_file, lists=("categories",))
-        metadata.thing_classes = coco_json.class_names(content, metadata.json_file)
+        metadata.thing_classes = _class_names(metadata.json_file)
     classes = metadata.get("thing_classes")
     return None if classes is None else list(classes)
+
+
+def _class_names(json_file: str | Path) -> list[str]:
+    content = coco_json.read_coco(json_file, lists=("categories",))
+    return coco_json.class_names(content, json_file)
 
 
 def is_coco(name: str) -> bool:
