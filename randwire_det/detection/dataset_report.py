@@ -6,6 +6,7 @@ a word; a warning is what it copes with, at a price that its user should know.
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from detectron2.config import CfgNode
@@ -17,8 +18,10 @@ from detectron2.utils.file_io import PathManager
 from ..coco_json import CURES, LISTS, CocoError, read_coco, short
 from ..errors import UsageError, UserError
 from .classes import number_of_outputs
-from .dataset_content import check_annotations, check_categories, check_files, check_images
+from .dataset_annotations import check_annotations
+from .dataset_content import check_categories, check_files, check_images
 from .datasets import check_datasets, is_coco
+from .resizing import resizes_of
 
 IMAGE_CHECKS = ("none", "headers", "decode")
 EXAMPLES = 3
@@ -186,7 +189,7 @@ def check_dataset(
     num_classes: int | None = None,
     masks: bool = False,
     images: str = "headers",
-    resizes: tuple[T.ResizeShortestEdge, ...] = (),
+    resizes: Sequence[T.ResizeShortestEdge] = (),
 ) -> Report:
     """Look through a COCO-format data set as detectron2 would read it.
 
@@ -261,19 +264,13 @@ def check_configured_datasets(
                     num_classes=number_of_outputs(cfg)[1],
                     masks=cfg.MODEL.MASK_ON,
                     images=images,
-                    resizes=tuple(_resizes(cfg, training=key == "TRAIN")),
+                    resizes=resizes_of(build_augmentation(cfg, is_train=key == "TRAIN")),
                 )
             )
     for test in (report for report in reports if not report.training):
         for train in (report for report in reports if report.training):
             warn_of_shared_images(train, test)
     return reports
-
-
-def _resizes(cfg: CfgNode, *, training: bool) -> list[T.ResizeShortestEdge]:
-    """What a config does to the size of an image."""
-    each = build_augmentation(cfg, is_train=training)
-    return [one for one in each if isinstance(one, T.ResizeShortestEdge)]
 
 
 def warn_of_shared_images(train: Report, test: Report) -> None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..parallel import World, batches_of, keep_working
+from .resizing import resizes_of, vanishes
 
 
 class TrainLoader:
@@ -149,7 +150,9 @@ class Reading:
             if name is None:
                 raise
             # An OSError may be of another file than the image, or gone at the second look.
-            fault = _fault(entry) or (isinstance(error, OSError) and f"cannot be read: {error}")
+            fault = _fault(entry, self._mapper) or (
+                isinstance(error, OSError) and f"cannot be read: {error}"
+            )
             if not fault:
                 raise RuntimeError(f"the mapper failed at {name}") from error
             return UserError(
@@ -158,8 +161,8 @@ class Reading:
             )
 
 
-def _fault(entry: dict) -> str | None:
-    """In a few words why an image is not what its entry says; None where it is."""
+def _fault(entry: dict, mapper: Callable) -> str | None:
+    """In a few words why an image cannot be mapped; None where it can."""
     try:
         height, width = read_image(entry["file_name"], "RGB").shape[:2]
     except UnidentifiedImageError:
@@ -169,7 +172,9 @@ def _fault(entry: dict) -> str | None:
         return f"cannot be read: {reason.splitlines()[0]}"
     stated = entry.get("width", width), entry.get("height", height)
     if stated == (width, height):
-        return None
+        augmentations = getattr(mapper, "augmentations", None)
+        thin = any(vanishes(width, height, each) for each in resizes_of(augmentations or []))
+        return f"{width} x {height} pixels, too thin to be resized" if thin else None
     return f"{width} x {height} pixels, but {stated[0]} x {stated[1]} in its annotation"
 
 
