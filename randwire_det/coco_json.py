@@ -26,6 +26,8 @@ CURES = {
     ' "categories"',
     "category-malformed": 'a category is an object with "id" and "name"; ids are all numbers or all'
     ' text, a name is text without control characters ("0", not 0)',
+    "category-id-twice": "give every category an id of its own",
+    "category-repeated": "the same category stands there again: remove the later one",
 }
 
 
@@ -102,12 +104,13 @@ def class_names(content: dict, path: str | Path) -> list[str]:
     """The names of "categories" in the order of their ids, which is that of a detector's outputs.
 
     Raises:
-        CocoError: of the kind category-malformed.
+        CocoError: of the kinds category-malformed, category-id-twice and category-repeated.
     """
-    categories = content["categories"]
+    categories, known = content["categories"], {}
     for category in categories:
-        if fault := category_fault(category):
-            raise CocoError(path, "category-malformed", fault)
+        if fault := category_fault(category) or repetition(category, known):
+            raise CocoError(path, *fault)
+        known[category["id"]] = category["name"]
     try:
         return [each["name"] for each in sorted(categories, key=lambda each: each["id"])]
     except TypeError:
@@ -115,16 +118,28 @@ def class_names(content: dict, path: str | Path) -> list[str]:
         raise CocoError(path, "category-malformed", reason) from None
 
 
-def category_fault(category: object) -> str | None:
-    """Why an entry of "categories" is no category; None where it is one."""
+def category_fault(category: object) -> tuple[str, str] | None:
+    """Kind and reason where an entry of "categories" is no category; None where it is one."""
+    kind = "category-malformed"
     if not has_ids(category, "id"):
-        return short(category)
-    name = category.get("name")
+        return kind, short(category)
+    category_id, name = short(category["id"]), category.get("name")
     if not isinstance(name, str):
-        return f"category {short(category['id'])}: its name {short(name)} is no text"
+        return kind, f"category {category_id}: its name {short(name)} is no text"
     if has_control(name):
-        return f"category {short(category['id'])}: control characters in its name {short(name)}"
+        return kind, f"category {category_id}: control characters in its name {short(name)}"
     return None
+
+
+def repetition(category: dict, known: dict) -> tuple[str, str] | None:
+    """Kind and reason where a category has an id of `known`, {id: name}; None where it has not."""
+    category_id, name = category["id"], category["name"]
+    if category_id not in known:
+        return None
+    if known[category_id] == name:
+        return "category-repeated", f"id {short(category_id)}: {short(name)}"
+    earlier = short(known[category_id])
+    return "category-id-twice", f"id {short(category_id)}: {earlier} and {short(name)}"
 
 
 def has_ids(entry: object, *keys: str) -> bool:

@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
-from ..coco_json import category_fault, has_ids, short
+from ..coco_json import category_fault, has_ids, repetition, short
 from .classes import misfit
 from .dataset_annotations import Fault, Found, size_of
 from .file_names import FileNames
@@ -65,16 +65,13 @@ def check_categories(
     known, names = {}, {}
     for category in categories:
         if fault := category_fault(category):
-            found("category-malformed", fault)
+            found(*fault)
             if has_ids(category, "id"):  # its annotations are in order
                 known[category["id"]] = None
             continue
         category_id, name = category["id"], category["name"]
-        if category_id in known and known[category_id] == name:
-            found("category-repeated", f"id {short(category_id)}: {short(name)}")
-        elif category_id in known:
-            earlier = short(known[category_id])
-            found("category-id-twice", f"id {short(category_id)}: {earlier} and {short(name)}")
+        if fault := repetition(category, known):
+            found(*fault)
         elif name in names:
             found("category-name-twice", f"{short(name)}: ids {names[name]} and {category_id}")
         known[category_id] = name

@@ -44,8 +44,6 @@ FATAL = {
     "annotation-malformed": 'an annotation is an object with "id", "image_id" and "category_id"',
     "image-id-twice": "give every image an id of its own: one would get the annotations of both",
     "annotation-id-twice": "number the annotations anew",
-    "category-id-twice": "give every category an id of its own",
-    "category-repeated": "the same category stands there again: remove the later one",
     "category-id-type": 'write category_id as "categories" writes the id: a number is not a text',
     "image-id-type": 'write image_id as "images" writes the id: a number is not a text',
     "image-without-size": 'give every image its "width" and "height" in pixels',
