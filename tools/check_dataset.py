@@ -34,7 +34,7 @@ def parse_args():
         dest="use",
         choices=("train", "test"),
         default=argparse.SUPPRESS,
-        help="what --json is for: tests need other keys than training (default: train)",
+        help="what --json is for (default: train)",
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="of the model, with --json")
     parser.add_argument("--masks", action="store_true", help="masks are learned, too; with --json")

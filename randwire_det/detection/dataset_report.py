@@ -192,7 +192,7 @@ def check_dataset(
     """Look through a COCO-format data set as detectron2 would read it.
 
     Args:
-        training: for training, or else for evaluation, which needs more keys and fewer images.
+        training: for training, or else for evaluation, for which annotations may be missing.
         num_classes: how many classes the model tells apart; None leaves that out.
         masks: whether the model learns masks, too.
         images: "none" (that the files are there), "headers" (their sizes, too) or "decode" (every
