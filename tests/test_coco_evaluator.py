@@ -124,6 +124,9 @@ def test_a_flag_that_is_neither_is_named(measured):
 
 def test_a_set_without_annotations_says_where_its_detections_are(measured, caplog):
     truth, detections = random_evaluation(3)
+    bare = truth | {"annotations": []}
+    assert math.isnan(measured(bare, detections)["bbox"]["AP"])
+    assert "no annotations" not in caplog.text
     del truth["annotations"]
     assert measured(truth, detections) == {}
     (line,) = [each.getMessage() for each in caplog.records if "no annotations" in each.message]
