@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from randwire_det import cli
 from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
+from randwire_det.classes import check_same_classes
 from randwire_det.complexity import complexity
 from randwire_det.errors import EXIT_STOPPED, UsageError, UserError
 from randwire_det.parallel import World
@@ -164,7 +165,7 @@ def _prepare_evaluation(cfg: CfgNode, resuming: bool, world: World):
     )
     val_data = data.open_val(cfg)
     val_folder = str(Path(cfg.DATA.ROOT) / "val")
-    data.check_same_classes(str(path), checkpoint["classes"] or [], val_folder, val_data.classes)
+    check_same_classes(str(path), checkpoint["classes"] or [], val_folder, val_data.classes)
     return path, checkpoint, spec, val_data
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from randwire_det.checkpoint import Preprocessing
+from randwire_det.classes import check_same_classes, few
 from randwire_det.errors import UserError
 from randwire_det.pictures import read_picture, reason
 from randwire_det.workers import Workers, batches_of
@@ -184,25 +185,7 @@ def _problems(images: ImageList) -> list[str]:
     endings = f"known endings are {', '.join(IMG_EXTENSIONS)}; hidden files do not count"
     if len(empty) == len(counts):
         return [f"{images.root}: no image in any of its {len(counts)} class folders ({endings})"]
-    return [f"{images.root}: {len(empty)} classes without any image: {_few(empty)} ({endings})"]
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def check_same_classes(one_name: str, one: list[str], other_name: str, other: list[str]) -> None:
-    """Raises UserError where they differ, naming the first few classes that one side lacks."""
-    if one == other:
-        return
-    parts = []
-    for name, mine, theirs in ((one_name, one, other), (other_name, other, one)):
-        lacking = set(theirs)
-        only = [label for label in mine if label not in lacking]
-        if only:
-            parts.append(f"{len(only)} only in {name} ({_few(only)})")
-    problem = "; ".join(parts) or "their order is another"
-    raise UserError(f"{one_name} and {other_name} hold different classes: {problem}")
+    return [f"{images.root}: {len(empty)} classes without any image: {few(empty)} ({endings})"]
 
 
 def epoch_plan(num_images: int, seed: int, epoch: int) -> np.ndarray:

@@ -7,13 +7,14 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from randwire_det.checkpoint import check_finite, load_checkpoint
+from randwire_det.classes import check_same_classes
 from randwire_det.config_files import flat
 from randwire_det.errors import UsageError, UserError
 from randwire_det.run_folder import refuse_used
 from randwire_det.spec import NetworkSpec
 from randwire_det.spec_config import check_same_spec
 
-from .data import ClassFolders, check_same_classes
+from .data import ClassFolders
 
 CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds all that it takes to go on
 FINAL, BEST = "model_final.pth", "model_best.pth"  # weights alone

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from .errors import UsageError, UserError
 from .generator import GRAPH_MODELS, REGIMES, generate
+from .printing import escape_log, one_line
 from .spec import NetworkSpec, check_nodes
 
 INTERRUPTED = 130  # the exit status, as of a shell
@@ -45,13 +46,14 @@ def run(main: Callable[[], int | None]) -> None:
     So does what the system refuses: a full disk, a folder that may not be written to. What `main`
     returns is the exit status, None is 0.
     """
+    escape_log()
     try:
         status = main()
         sys.stdout.flush()
     except SystemExit as leaving:
         status = leaving.code
     except UserError as error:
-        print(f"error: {_printable(error)}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         status = error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -61,7 +63,7 @@ def run(main: Callable[[], int | None]) -> None:
         status = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {_printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         status = 1
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(status, int | None):
         # One of gloo's threads may be about to let go of a tensor. Once the interpreter is being
@@ -71,14 +73,6 @@ def run(main: Callable[[], int | None]) -> None:
         sys.stderr.flush()
         os._exit(status or 0)
     sys.exit(status)
-
-
-def _printable(message: object) -> str:
-    """On one line, without what would move the cursor or change colours: names in files may."""
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1]
-        for character in str(message)
-    )
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -34,7 +34,7 @@ SPECIAL_FILES = {
     stat.S_IFBLK: "a device",
 }
 LONGEST_REASON = 200  # characters
-TOO_THIN = "height and width must be > 0"  # as Pillow has it
+_TOO_THIN = "height and width must be > 0"  # as Pillow has it
 # Pillow hands PostScript to another program, and of the others it knows the name alone.
 NO_PICTURES = ("EPS", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 HEIC_ENDINGS = (".heic", ".heif")  # of photographs that must be converted first, and say so
@@ -112,7 +112,7 @@ def why_unusable(path: str | Path, open_file: OpenFile = open_local) -> str | No
 def reason(error: Exception) -> str:
     """In a few words, on one line, why a picture cannot be read."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if text == TOO_THIN:
+    if text == _TOO_THIN:
         return "so thin that no pixel is left of a side when it is resized"
     return text.splitlines()[0][:LONGEST_REASON]
 

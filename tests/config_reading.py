@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from randwire_det.config_files import config_path, flat
+from randwire_det.detection.classes import number_of_outputs
 from randwire_det.detection.config import read_config
 from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer
@@ -25,7 +26,8 @@ def unread_keys(config_file: str, folder: Path) -> set[str]:
     Args:
         folder: takes the data set and OUTPUT_DIR.
     """
-    with one_image(folder) as row:
+    _, classes = number_of_outputs(read_config(config_file, []))
+    with one_image(folder, classes) as row:
         changes = {
             "MODEL.DEVICE": "cpu",
             "DATASETS.COCO": [row],
@@ -62,14 +64,14 @@ def recorded(cfg: CfgNode) -> tuple[CfgNode, set[str]]:
 
 
 @contextmanager
-def one_image(folder: Path) -> Iterator[list[str]]:
-    """A row of DATASETS.COCO; what is registered under its name is forgotten afterwards."""
+def one_image(folder: Path, classes: int) -> Iterator[list[str]]:
+    """A row of DATASETS.COCO of so many classes; what is registered is forgotten afterwards."""
     box = {"bbox": [8, 8, 40, 40], "area": 1600, "iscrowd": 0}
     content = {
         "info": {},
         "images": [{"id": 1, "file_name": "1.png", "width": 96, "height": 64}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **box}],
-        "categories": [{"id": 1, "name": "square"}],
+        "categories": [{"id": n, "name": f"class {n}"} for n in range(1, classes + 1)],
     }
     (folder / "one.json").write_text(json.dumps(content))
     try:

@@ -20,8 +20,8 @@ from pretrain.baselines import baseline_complexity, build_baseline, detectron2_k
 from randwire_det.complexity import complexity
 from randwire_det.config_files import SHIPPED, config_path, flat, merge_config
 from randwire_det.detection.checks import builds_randwire
+from randwire_det.detection.classes import number_of_outputs
 from randwire_det.detection.config import read_config
-from randwire_det.detection.dataset_report import number_of_outputs
 from randwire_det.detection.preprocessing import preprocessing_from_config
 from randwire_det.spec_config import spec_from_config
 from randwire_det.table5 import TABLE5

@@ -1,5 +1,6 @@
 """Faults put into a real COCO-format set: each is told, and fatal is what stops detectron2."""
 
+import itertools
 import json
 import shlex
 
@@ -20,6 +21,8 @@ from randwire_det.detection.dataset_report import (
     check_dataset,
     warn_of_shared_images,
 )
+from randwire_det.detection.datasets import register_coco_datasets
+from randwire_det.detection.trainer import RandWireTrainer
 
 WIDTH, HEIGHT = 48, 32
 EXIF_ORIENTATION = 274
@@ -147,7 +150,7 @@ STOPS = {
     "annotation-malformed": drop("annotations", "image_id"),
     "annotation-malformed, no category": drop("annotations", "category_id"),
     "category-unknown": entry("annotations", category_id=9),
-    "category-unknown, text": entry("annotations", category_id="1"),
+    "category-id-type": entry("annotations", category_id="1"),
     "category-malformed": drop("categories", "name"),
     "no-categories": replace("categories", []),
     "box-missing": drop("annotations", "bbox"),
@@ -162,7 +165,7 @@ STOPS = {
     "segmentation-malformed, sizeless": entry("annotations", segmentation={"counts": [1, 2]}),
     "segmentation-malformed, negative": rle(counts=[-1, HEIGHT * WIDTH + 1]),
     "json-broken": lambda coco: coco.json.write_text('{"images": ['),
-    "json-broken, byte order mark": lambda coco: coco.json.write_bytes(b"\xef\xbb\xbf{}"),
+    "json-byte-order-mark": lambda coco: coco.json.write_bytes(b"\xef\xbb\xbf{}"),
     "json-incomplete, no categories": lambda coco: coco.content.pop("categories"),
     "json-incomplete, a list": lambda coco: coco.json.write_text("[]"),
     "json-missing": lambda coco: coco.json.unlink(),
@@ -283,6 +286,94 @@ def test_run_lengths_are_read_as_pycocotools_writes_them(coco):
     assert coco.write().check().warnings == []
 
 
+def test_a_category_that_stands_twice_is_to_be_removed_and_not_renumbered(coco):
+    """VIA writes it again for every file."""
+    again("categories")(coco)
+    report = coco.write().check()
+    assert kinds(report.fatal) == {"category-repeated": 1}
+    assert "remove" in report.fatal[0].advice
+    cfg = tiny_config(**{"DATASETS.COCO": "[['repeated', 'set.json', 'images']]"})
+    with pytest.raises(UserError, match=r"id 1: .class 1.; .*remove the later"):
+        register_coco_datasets(cfg, str(coco.root))  # before classes and outputs are counted
+
+
+SPELLINGS = {  # what the JSON says of the file, and what the file is called
+    "another case": ("IMG.JPG", "img.jpg"),
+    "backslashes": ("sub\\dir\\a.jpg", "sub/dir/a.jpg"),
+    "a drive": ("C:\\data\\images\\a.jpg", "a.jpg"),
+    "URL escapes": ("a%20b.jpg", "a b.jpg"),
+    "URL escapes on disk": ("a b.jpg", "a%20b.jpg"),
+    "composed accents": ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+    "decomposed accents": ("cafe\u0301.jpg", "caf\u00e9.jpg"),
+    "the image folder in the name": ("images/a.jpg", "a.jpg"),
+    "a folder of another case": ("Sub/A.jpg", "sub/a.jpg"),
+    "an absolute path": ("/data/images/a.jpg", "a.jpg"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_file_of_another_spelling_is_to_be_renamed_and_not_copied(coco, name):
+    stated, actual = SPELLINGS[name]
+    path = coco.images / actual
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (coco.images / "1.jpg").rename(path)
+    entry("images", file_name=stated)(coco)
+    for depth in ("none", "headers"):
+        (finding,) = coco.write().check(images=depth).fatal
+        assert (finding.kind, finding.count) == ("image-spelled-otherwise", 1)
+        assert finding.examples == [f"{stated!r}: the folder has {actual!r}"]
+    path.unlink()
+    assert kinds(coco.check().fatal) == {"image-absent": 1}
+
+
+def test_images_that_a_config_resizes_to_nothing_are_named(coco):
+    """Pillow stops on a side of 0 pixels, in mid-run."""
+    Image.new("RGB", (3000, 1)).save(coco.images / "1.jpg")
+    entry("images", width=3000, height=1)(coco)
+    for annotation in coco.content["annotations"][:2]:
+        annotation |= {"bbox": [2, 0, 900, 1], "area": 900}
+    coco.write()
+    register_coco_instances("thin", {}, str(coco.json), str(coco.images))
+    try:
+        names = {"DATASETS.TRAIN": "('thin',)", "DATASETS.TEST": "('thin',)"}
+        train, test = check_configured_datasets(tiny_config(**names))
+        assert kinds(train.fatal) == kinds(test.fatal) == {"image-too-thin": 1}
+        assert train.fatal[0].examples == ["'1.jpg': 3000 x 1"]
+        larger = {"INPUT.MAX_SIZE_TRAIN": 1600, "INPUT.MIN_SIZE_TEST": 0}
+        train, test = check_configured_datasets(tiny_config(**names, **larger))
+        assert (train.fatal, test.fatal) == ([], [])
+        # Where the check was left out, the loader names the image.
+        cfg = tiny_config(**names, **{"DATALOADER.NUM_WORKERS": 0, "SEED": 1})
+        for loader in (
+            RandWireTrainer.build_train_loader(cfg),
+            RandWireTrainer.build_test_loader(cfg, "thin"),
+        ):
+            with pytest.raises(UserError, match=r"1\.jpg: 3000 x 1 pixels, too thin"):
+                list(itertools.islice(loader, 3))
+    finally:
+        DatasetCatalog.remove("thin")
+        MetadataCatalog.remove("thin")
+
+
+def test_what_only_other_programs_would_measure_wrongly_is_a_warning_of_test_sets(coco):
+    for number, annotation in enumerate(coco.content["annotations"]):
+        annotation["id"] = number
+    entry("annotations", 1, area=-205)(coco)
+    coco.write()
+    assert coco.check().warnings == []
+    report = coco.check(training=False)
+    assert report.fatal == []
+    assert kinds(report.warnings) == {"annotation-id-unsafe": 1, "area-impossible": 1}
+    assert "area -205" in report.warnings[1].examples[0]
+
+
+def test_what_follows_from_another_fault_is_not_told_too(coco):
+    """Its cure would mislead: the classes are there, and so is what there is to learn."""
+    for category in coco.content["categories"]:
+        category["name"] = category["id"]
+    assert kinds(coco.write().check(num_classes=3).fatal) == {"category-malformed": 3}
+
+
 def test_an_empty_training_set_is_fatal_and_a_test_set_may_lack_annotations(coco):
     coco.content["annotations"] = coco.content["annotations"][1::2]  # the crowds
     assert kinds(coco.write().check().fatal) == {"no-annotations": 1}
@@ -308,8 +399,8 @@ def test_ids_of_another_type_leave_nothing_to_learn(coco):
     for annotation in coco.content["annotations"]:
         annotation["image_id"] = str(annotation["image_id"])
     report = coco.write().check()
-    assert kinds(report.fatal) == {"no-annotations": 1}
-    assert kinds(report.warnings) == {"image-unknown": 6}
+    assert (kinds(report.fatal), report.warnings) == ({"image-id-type": 6}, [])
+    assert "image_id '1', in the image 1" in report.fatal[0].examples[0]
 
 
 def test_crowds_take_no_box_in_training_but_in_evaluation(coco):
@@ -319,18 +410,12 @@ def test_crowds_take_no_box_in_training_but_in_evaluation(coco):
     assert kinds(coco.check(training=False).fatal) == {"box-missing": 1}
 
 
-@pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_keys_that_only_the_evaluation_reads(coco, key):
-    drop("annotations", key)(coco)
-    assert coco.write().check().fatal == []
-    assert kinds(coco.check(training=False).fatal) == {"evaluation-keys": 1}
-
-
 def test_classes_against_the_models_outputs(coco):
     coco.write()
     assert kinds(coco.check(num_classes=2).fatal) == {"too-many-classes": 1}
     report = coco.check(num_classes=4)
     assert (report.fatal, kinds(report.warnings)) == ([], {"spare-outputs": 1})
+    assert kinds(coco.check(num_classes=4, training=False).fatal) == {"too-many-outputs": 1}
 
 
 def test_masks_are_missing_where_they_are_learned(coco):
@@ -434,9 +519,9 @@ def test_the_sets_of_a_config_are_checked_for_what_they_are_for(coco):
         DatasetCatalog.remove("to check")
         MetadataCatalog.remove("to check")
     assert set(kinds(train.fatal)) == {"too-many-classes"}
-    assert set(kinds(test.fatal)) == {"too-many-classes", "evaluation-keys"}
-    assert kinds(test.warnings) == {"images-shared": 3}
-    assert only.fatal == test.fatal and only.warnings == []
+    assert set(kinds(test.fatal)) == {"too-many-classes"}
+    assert kinds(test.warnings) == {"area-impossible": 1, "images-shared": 3}
+    assert only.fatal == test.fatal and kinds(only.warnings) == {"area-impossible": 1}
 
 
 def test_the_tool_on_one_set(coco):

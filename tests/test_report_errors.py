@@ -26,11 +26,11 @@ WRONG_RESULTS = [
     ([ROW | {"score": None}], "score None"),
 ]
 WRONG_TRUTH = [
-    ([], "no list 'images'"),
-    ({key: TRUTH[key] for key in ("images", "categories")}, "no list 'annotations'"),
+    ([], "found []"),
+    ({key: TRUTH[key] for key in ("images", "categories")}, '"annotations" is not there'),
     (TRUTH | {"categories": [{"id": CAT}]}, "categories[0] has no 'name'"),
     (TRUTH | {"annotations": [{**ANNOTATION, "bbox": [0, 0, NAN, 1]}]}, "annotations[0]: bbox"),
-    (TRUTH | {"annotations": [{**ANNOTATION, "area": "large"}]}, "area 'large'"),
+    (TRUTH | {"annotations": [{**ANNOTATION, "iscrowd": 2}]}, "iscrowd 2, expected 0 or 1"),
 ]
 
 

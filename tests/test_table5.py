@@ -286,3 +286,13 @@ def test_the_tool_prints_the_table_and_refuses_in_one_line(tmp_path, seeds):
 def test_a_table_needs_no_torch():
     script = "import sys, randwire_det.table5, randwire_det.spread; print('torch' in sys.modules)"
     assert run_python("-c", script).stdout.strip() == "False"
+
+
+def test_what_a_name_holds_is_no_command_to_the_terminal(tmp_path, monkeypatch, capsys):
+    folder = make_run(tmp_path / "run")
+    path = folder / WRITTEN
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"network": "\x1b[2JRandWire"}))
+    monkeypatch.setattr("sys.argv", [TOOL, str(folder)])
+    tool.main()
+    assert r"\x1b[2JRandWire" in capsys.readouterr().out

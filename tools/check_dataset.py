@@ -17,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from randwire_det import UsageError, cli
 
 with cli.quiet_imports():
+    from randwire_det.detection.classes import check_classes
     from randwire_det.detection.config import read_config
     from randwire_det.detection.dataset_report import check_configured_datasets, check_dataset
     from randwire_det.detection.datasets import register_coco_datasets
+    from randwire_det.printing import printable
 
 EXAMPLE = """python tools/check_dataset.py --json mine/train.json --images mine/images --decode
   python tools/check_dataset.py --config-file faster_rcnn_randwire_c109.yaml"""
@@ -34,7 +36,7 @@ def parse_args():
         dest="use",
         choices=("train", "test"),
         default=argparse.SUPPRESS,
-        help="what --json is for: tests need other keys than training (default: train)",
+        help="what --json is for (default: train)",
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="of the model, with --json")
     parser.add_argument("--masks", action="store_true", help="masks are learned, too; with --json")
@@ -90,10 +92,12 @@ def main():
     if args.format == "json":
         print(json.dumps([report.to_dict() for report in reports], indent=1))
     else:
-        print("\n\n".join(report.to_text() for report in reports))
+        print(printable("\n\n".join(report.to_text() for report in reports)))
     sys.stdout.flush()  # before the line on stderr
     for report in reports:
         report.raise_if_fatal()
+    if args.config_file is not None:
+        check_classes(cfg)
 
 
 if __name__ == "__main__":

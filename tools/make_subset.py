@@ -18,6 +18,7 @@ from randwire_det import UsageError, UserError, cli
 
 with cli.quiet_imports():
     from randwire_det.checkpoint import replace_file
+    from randwire_det.coco_json import area_of, is_crowd, read_coco
 
 
 def parse_args():
@@ -52,7 +53,7 @@ def choose(content: dict, count: int, min_size: float) -> dict:
     def suits(image: dict) -> bool:
         mine, side = objects[image["id"]], min(image["width"], image["height"])
         return len(mine) > 1 and all(
-            not each.get("iscrowd") and math.sqrt(each["area"]) >= min_size * side for each in mine
+            not is_crowd(each) and math.sqrt(area_of(each)) >= min_size * side for each in mine
         )
 
     images = [image for image in content["images"] if suits(image)]
@@ -67,8 +68,8 @@ def main():
     args = parse_args()
     if args.images < 1:
         raise UsageError(f"--images {args.images}: expected 1 or more")
+    content = read_coco(args.json)
     try:
-        content = json.loads(Path(args.json).read_bytes())
         subset = choose(content, args.images, args.min_size)
     except UserError as error:
         raise UserError(f"{args.json}: {error}") from None

@@ -19,6 +19,7 @@ from randwire_det import cli
 with cli.quiet_imports():
     from pretrain.paper import Paper
     from pretrain.summary import Row, read_runs, summarize
+    from randwire_det.printing import one_line, printable
     from randwire_det.spread import aligned, markdown
 
 HEADER = (
@@ -83,8 +84,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    results = read_runs(args.runs, warn=lambda line: print(line, file=sys.stderr))
-    print(FORMATS[args.format](summarize(results)))
+    results = read_runs(args.runs, warn=lambda line: print(one_line(line), file=sys.stderr))
+    print(printable(FORMATS[args.format](summarize(results))))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from randwire_det import cli
+from randwire_det.printing import one_line, printable
 from randwire_det.spread import aligned, markdown
 from randwire_det.table5 import COLUMNS, Row, fill, read_evaluations
 
@@ -79,8 +80,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    results = read_evaluations(args.runs, warn=lambda line: print(line, file=sys.stderr))
-    print(FORMATS[args.format](fill(results)))
+    results = read_evaluations(args.runs, warn=lambda line: print(one_line(line), file=sys.stderr))
+    print(printable(FORMATS[args.format](fill(results))))
 
 
 if __name__ == "__main__":

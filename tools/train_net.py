@@ -76,7 +76,7 @@ def train_or_test(args, cfg, world: World, stack: ExitStack) -> None:
 
     if args.eval_only:
         model = RandWireTrainer.build_model(cfg)
-        rest = world.together(lambda: build_checkpointer(cfg, model).load(weights))
+        rest = world.together(lambda: build_checkpointer(cfg, model, eval_only=True).load(weights))
         iteration = rest["iteration"] + 1 if "iteration" in rest else None
         world.together(lambda: evaluate(cfg, model, weights, iteration))
     else:

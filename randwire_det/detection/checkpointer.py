@@ -19,11 +19,13 @@ from ..checkpoint import (
     replace_file,
     save_checkpoint,
 )
+from ..classes import check_same_classes, few
 from ..errors import UserError
 from ..network import RandWire
 from ..resnet_names import detectron2_names
 from ..spec import NetworkSpec
 from ..spec_config import check_same_spec
+from .classes import CURE
 from .preprocessing import PREPROCESSING_KEYS
 
 logger = logging.getLogger(__name__)
@@ -43,14 +45,14 @@ class RandWireCheckpointer(DetectionCheckpointer):
         model: a detector with a RandWire or a ResNet in it.
         save_dir: OUTPUT_DIR.
         preprocessing: what the detector's config does to an image.
-        classes: names of the dataset's classes, kept in the file.
+        classes: names of the dataset's classes, kept in the file and compared with a file's.
         config: the whole config as YAML, kept in the file.
         average: of the model's weights, kept in the file and resumed with them.
         checkpointables: as in detectron2.
 
     Raises:
         UserError: a model with neither network; on loading, a file that is missing, damaged, of
-            another network, another preprocessing or another kind of normalisation.
+            another network, another preprocessing, another kind of normalisation, or other classes.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         data = load_checkpoint(filename, kinds=KINDS)
         check_fits(data, filename, self.spec, self.preprocessing)
+        check_outputs(data, filename, self.classes, relearned=not self.whole)
         if data["kind"] != "detector" and self.whole:
             raise UserError(
                 f"{filename} is a classifier, not a detector: it can start a training as"
@@ -237,6 +240,33 @@ def check_fits(
     if spec is not None:
         check_same_spec(data["spec"], spec, path, "MODEL.RANDWIRE")
     check_same_preprocessing(data["preprocessing"], preprocessing, path, PREPROCESSING_KEYS)
+
+
+def check_outputs(
+    data: dict, path: str, classes: list[str] | None, *, relearned: bool = False
+) -> None:
+    """Refuse a detector whose outputs stand for other classes, or for the same in another order.
+
+    A classifier's file, and one that does not know its classes, fits any.
+
+    Args:
+        data: what `load_checkpoint` read from `path`.
+        classes: of the run's data sets; None where they have no names.
+        relearned: the file only starts a training, which may have other classes: that is logged.
+
+    Raises:
+        UserError: names what differs.
+    """
+    theirs = data["classes"]
+    if data["kind"] != "detector" or not theirs or not classes:
+        return
+    theirs, ours = list(map(str, theirs)), "the data sets of this run"
+    if relearned and sorted(theirs) != sorted(classes):
+        logger.warning(
+            f"{path} detects {few(theirs)}, {ours} have {few(classes)}: its outputs are relearned"
+        )
+        return
+    check_same_classes(path, theirs, ours, classes, CURE)
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -23,8 +22,9 @@ from ..memory import require_memory
 from ..parallel import current_world
 from ..run_folder import refuse_used
 from ..spec_config import spec_from_config
-from .checkpointer import check_fits, newest_checkpoint
-from .dataset_report import IMAGE_CHECKS, check_configured_datasets, number_of_outputs
+from .checkpointer import check_fits, check_outputs, newest_checkpoint
+from .classes import check_classes
+from .dataset_report import IMAGE_CHECKS, check_configured_datasets
 from .datasets import check_datasets
 from .preprocessing import preprocessing_from_config
 from .values import check_values, refused_as, value_of
@@ -76,8 +76,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
         if not names and (eval_only or key == "TRAIN"):
             raise UsageError(f"DATASETS.{key} is empty: name at least one data set")
         check_datasets(names)
-        for name in names:
-            _check_classes(cfg, name, tested=key == "TEST")
+    classes = check_classes(cfg, eval_only=eval_only)
     path = _start(cfg, resume)
     if eval_only and not path:
         raise UsageError(
@@ -88,7 +87,9 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
     if path:
         weights = load_checkpoint(path, kinds=KINDS)
         spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
+        goes_on = resume and Path(path).parent == Path(cfg.OUTPUT_DIR)
         check_fits(weights, path, spec, preprocessing_from_config(cfg))
+        check_outputs(weights, path, classes, relearned=not (eval_only or goes_on))
     return path
 
 
@@ -196,16 +197,3 @@ def _start(cfg: CfgNode, resume: bool) -> str:
     except Exception as error:  # every kind of address has a handler of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"MODEL.WEIGHTS {weights} cannot be fetched: {reason}") from None
-
-
-def _check_classes(cfg: CfgNode, name: str, tested: bool) -> None:
-    """A class past the last output fails in mid-run, on a GPU without a reason; an output past the
-    last class in the evaluation, once it is detected."""
-    key, outputs = number_of_outputs(cfg)
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is None or len(classes) == outputs:
-        return
-    problem = f"{key} {outputs}, but data set {name!r} has {len(classes)} classes"
-    if len(classes) > outputs or (tested and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork"):
-        raise UsageError(f"{problem}; set {key} {len(classes)}")
-    logger.warning(problem)

@@ -4,30 +4,31 @@ Fatal is what would stop detectron2, at the start or hours later, or let it lear
 a word; a warning is what it copes with, at a price that its user should know.
 """
 
-import json
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils.file_io import PathManager
 
+from ..coco_json import CURES, LISTS, CocoError, read_coco, short
 from ..errors import UsageError, UserError
-from .dataset_content import check_annotations, check_categories, check_files, check_images, short
-from .datasets import check_datasets
+from .classes import number_of_outputs
+from .dataset_annotations import check_annotations
+from .dataset_content import check_categories, check_files, check_images
+from .datasets import check_datasets, is_coco
+from .resizing import resizes_of
 
 IMAGE_CHECKS = ("none", "headers", "decode")
-LISTS = ("images", "categories", "annotations")
 EXAMPLES = 3
 
 # kind -> how to mend it
 FATAL = {
-    "json-missing": "give the path of the annotation file; the environment variable"
-    " DETECTRON2_DATASETS names the folder that relative paths of a config start at",
-    "json-broken": "write or copy the annotation file again",
-    "json-incomplete": 'a COCO JSON is an object with the lists "images", "annotations" and'
-    ' "categories"',
+    **CURES,
     "image-folder-missing": "give the folder that the file names in the JSON start at",
     "no-images": "the set is empty",
     "no-annotations": "nothing to learn from: only annotations of images in the JSON that are no"
@@ -35,16 +36,22 @@ FATAL = {
     "no-categories": "list every class with its id and name",
     "too-many-classes": "set MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: MODEL.RETINANET.NUM_CLASSES)"
     " to the number of categories",
+    "too-many-outputs": "the evaluation stops once an output past the last category detects: set"
+    " MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: MODEL.RETINANET.NUM_CLASSES) to the number of"
+    " categories",
     "image-malformed": 'an image is an object with "id" and "file_name"; ids are all numbers or all'
-    " text",
-    "category-malformed": 'a category is an object with "id" and "name"; ids are all numbers or all'
     " text",
     "annotation-malformed": 'an annotation is an object with "id", "image_id" and "category_id"',
     "image-id-twice": "give every image an id of its own: one would get the annotations of both",
     "annotation-id-twice": "number the annotations anew",
-    "category-id-twice": "give every category an id of its own",
+    "category-id-type": 'write category_id as "categories" writes the id: a number is not a text',
+    "image-id-type": 'write image_id as "images" writes the id: a number is not a text',
     "image-without-size": 'give every image its "width" and "height" in pixels',
     "image-absent": "copy the files, or remove the images and their annotations from the JSON",
+    "image-spelled-otherwise": "write file_name as the file is named: case, /, accents and all; the"
+    " image folder is where it starts",
+    "image-too-thin": "a side would be resized to 0 pixels: cut the image, remove it, or raise"
+    " INPUT.MAX_SIZE_TRAIN or INPUT.MAX_SIZE_TEST",
     "image-unreadable": "copy the files again, or convert them as the reason says, or remove the"
     " images from the JSON",
     "image-size": "write the file's size, EXIF rotation applied, into the JSON and see that the"
@@ -59,15 +66,20 @@ FATAL = {
     " segmentation: add them, or set MODEL.MASK_ON False",
     "segmentation-malformed": "a segmentation is a list of polygons [x, y, x, y, ...] or an RLE"
     ' with "size" and "counts"; remove it where only boxes are learned',
-    "evaluation-keys": 'the evaluation reads "area" (a number) and "iscrowd" (0 or 1) of every'
-    " annotation",
+    "flag-malformed": 'write "iscrowd" as 0 or 1',
 }
 WARNINGS = {
     "nothing-to-evaluate": "there will be predictions, but no AP",
     "spare-outputs": "outputs past the last category are never learned; set"
     " MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: MODEL.RETINANET.NUM_CLASSES) unless meant so",
-    "image-unknown": "these annotations are left out: is an image missing, or its id of another"
-    " type?",
+    "image-unknown": "these annotations are left out: is an image missing?",
+    "flag-by-value": "read by its value here; detectron2's own trainer takes all but 0 for a crowd,"
+    " and leaves the box out",
+    "area-impossible": "it tells small, medium and large objects apart (APs, APm, APl): width x"
+    " height of the box is taken for it, wherever it is not above 0 or exceeds the box by more than"
+    " a pixel all around",
+    "annotation-id-unsafe": "no matter here, where ids are renumbered for the evaluation;"
+    " pycocotools alone never matches id 0, and stops on text",
     "image-file-twice": "each entry takes what the other annotates for background: merge them",
     "image-rotated": "detectron2 turns the image as EXIF says: the boxes must be those of the"
     " turned image",
@@ -176,15 +188,17 @@ def check_dataset(
     num_classes: int | None = None,
     masks: bool = False,
     images: str = "headers",
+    resizes: Sequence[T.ResizeShortestEdge] = (),
 ) -> Report:
     """Look through a COCO-format data set as detectron2 would read it.
 
     Args:
-        training: for training, or else for evaluation, which needs more keys and fewer images.
+        training: for training, or else for evaluation, for which annotations may be missing.
         num_classes: how many classes the model tells apart; None leaves that out.
         masks: whether the model learns masks, too.
         images: "none" (that the files are there), "headers" (their sizes, too) or "decode" (every
             pixel: finds truncated files, takes as long as reading the set once).
+        resizes: what is done to an image before the model sees it.
     """
     if images not in IMAGE_CHECKS:
         raise UsageError(f"images {images!r}: expected one of {', '.join(IMAGE_CHECKS)}")
@@ -192,61 +206,38 @@ def check_dataset(
     there = PathManager.isdir(report.image_root or ".")
     if not there:
         report.add("image-folder-missing", report.image_root)
-    content = _read_json(report)
-    if content is None:
+    try:
+        # A test set without annotations still gets predictions.
+        content = read_coco(report.json_file, may_lack=() if training else ("annotations",))
+    except CocoError as error:
+        report.add(error.kind, error.reason)
         return report
     entries, categories, annotations = (content[key] for key in LISTS)
-    known = check_images(entries, report.add)
+    known = check_images(entries, resizes, report.add)
     counts = check_annotations(
         annotations,
         known,
-        check_categories(categories, num_classes, report.add),
+        check_categories(categories, num_classes, report.add, training=training),
         report.add,
         training=training,
+        masks=masks and training,
         unique="minival" not in report.json_file,  # whose faults detectron2 knows and lets pass
     )
     usable = counts.pop("usable")
     sizes = {"images": len(entries), "annotations": len(annotations), "categories": len(categories)}
     report.counts = sizes | counts
-    for annotation in annotations if training and masks else ():
-        whole = not isinstance(annotation, dict) or annotation.get("iscrowd")
-        if not whole and not annotation.get("segmentation"):
-            report.add("mask-missing", f"annotation {short(annotation.get('id'))}")
     if not entries:
         report.add("no-images", '"images" is empty')
-    if training and not usable:
+    if not usable and not training:
+        report.add("nothing-to-evaluate", f"{len(annotations)} annotations, none but crowds")
+    elif not usable and not report.fatal:  # else that may be why
         report.add("no-annotations", f"{len(annotations)} annotations, none usable")
-    elif not annotations:
-        report.add("nothing-to-evaluate", "no annotations")
     images_known = list(known.values())
     paths = [os.path.join(report.image_root, image["file_name"]) for image in images_known]
     report.files = {image["file_name"]: p for image, p in zip(images_known, paths, strict=True)}
     if there:
-        check_files(images_known, paths, images, report.add)
+        check_files(images_known, report.image_root, paths, images, report.add)
     return report
-
-
-def _read_json(report: Report) -> dict[str, list] | None:
-    """The three lists of the annotation file, or None where there is nothing to go on with."""
-    try:
-        with open(PathManager.get_local_path(report.json_file), encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        report.add("json-missing", f"{report.json_file}: {error.strerror}")
-        return None
-    except (ValueError, RecursionError) as error:
-        report.add("json-broken", str(error))
-        return None
-    if not isinstance(content, dict):
-        report.add("json-incomplete", f"found {short(content)}")
-        return None
-    if not report.training:  # a test set without annotations still gets predictions
-        content = {"annotations": []} | content
-    for key in LISTS:
-        if not isinstance(content.get(key), list):
-            has = f"is {short(content[key])}" if key in content else "is not there"
-            report.add("json-incomplete", f'"{key}" {has}')
-    return content if all(isinstance(content.get(key), list) for key in LISTS) else None
 
 
 def check_configured_datasets(
@@ -263,29 +254,22 @@ def check_configured_datasets(
         for name in cfg.DATASETS[key]:
             metadata = MetadataCatalog.get(name)
             files = metadata.get("json_file"), metadata.get("image_root")
-            # Others, LVIS say, have a JSON of their own format.
-            if None in files or metadata.get("evaluator_type", "coco") != "coco":
+            if None in files or not is_coco(name):
                 continue
-            _, outputs = number_of_outputs(cfg)
             reports.append(
                 check_dataset(
                     *files,
                     training=key == "TRAIN",
-                    num_classes=outputs,
+                    num_classes=number_of_outputs(cfg)[1],
                     masks=cfg.MODEL.MASK_ON,
                     images=images,
+                    resizes=resizes_of(build_augmentation(cfg, is_train=key == "TRAIN")),
                 )
             )
     for test in (report for report in reports if not report.training):
         for train in (report for report in reports if report.training):
             warn_of_shared_images(train, test)
     return reports
-
-
-def number_of_outputs(cfg: CfgNode) -> tuple[str, int]:
-    """How many classes the detector of a config tells apart, and the key that says so."""
-    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    return f"MODEL.{head}.NUM_CLASSES", cfg.MODEL[head].NUM_CLASSES
 
 
 def warn_of_shared_images(train: Report, test: Report) -> None:

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..parallel import World
-from ..pictures import TOO_THIN, opened, reason, why_unusable
+from ..pictures import opened, reason, why_unusable
 from ..stopping import AskedToStop
 from ..workers import Workers, batches_of
+from .resizing import resizes_of, vanishes
 
 
 class TrainLoader:
@@ -159,7 +160,8 @@ class Reading:
                 raise
             fault = _fault(entry)
             # An OSError may be of another file than the image, or gone at the second look.
-            if not fault and (isinstance(error, OSError) or str(error) == TOO_THIN):
+            fault = _fault(entry, self._mapper)
+            if not fault and isinstance(error, OSError):
                 fault = f"cannot be read: {reason(error)}"
             if not fault:
                 raise RuntimeError(f"the mapper failed at {name}") from error
@@ -178,8 +180,8 @@ def _error(name: str, fault: str) -> UserError:
     )
 
 
-def _fault(entry: dict) -> str | None:
-    """In a few words why an image is not what its entry says; None where it is."""
+def _fault(entry: dict, mapper: Callable) -> str | None:
+    """In a few words why an image cannot be mapped; None where it can."""
     try:
         with opened(entry["file_name"], open_file):
             height, width = read_image(entry["file_name"], "RGB").shape[:2]
@@ -187,7 +189,9 @@ def _fault(entry: dict) -> str | None:
         return f"cannot be read: {reason(error)}"
     stated = entry.get("width", width), entry.get("height", height)
     if stated == (width, height):
-        return None
+        augmentations = getattr(mapper, "augmentations", None)
+        thin = any(vanishes(width, height, each) for each in resizes_of(augmentations or []))
+        return f"{width} x {height} pixels, too thin to be resized" if thin else None
     return f"{width} x {height} pixels, but {stated[0]} x {stated[1]} in its annotation"
 
 

@@ -114,7 +114,9 @@ def report_evaluation(cfg: CfgNode) -> None:
     for name in dict.fromkeys(cfg.DATASETS.TEST):
         record, metadata = read_record(Path(cfg.OUTPUT_DIR)), MetadataCatalog.get(name)
         if "bbox" not in record["datasets"][name]["tasks"] or not metadata.get("image_root"):
-            logger.warning(f"{name}: no report, since there are no boxes or no image folder")
+            logger.warning(
+                f"{name}: no report, since no boxes were measured or there is no image folder"
+            )
             continue
         try:
             page = write_report(
@@ -208,7 +210,7 @@ def _log(record: dict) -> None:
     when = f", iteration {record['iteration']} of {last}" if record["iteration"] else ""
     for name, entry in record["datasets"].items():
         if not entry["tasks"]:
-            logger.warning(f"{name}{when}: nothing was detected, so there is nothing to measure")
+            logger.warning(f"{name}{when}: nothing was measured: no annotations, or no image")
         for task, measured in entry["tasks"].items():
             metrics, rows = measured["metrics"], {ours: measured["metrics"]}
             if entry["paper"] and task == "bbox":

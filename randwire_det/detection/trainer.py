@@ -5,10 +5,9 @@ import weakref
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
-from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from torch import nn
 
@@ -18,7 +17,10 @@ from ..parallel import current_world, lost_another
 from ..run_folder import cut_lines
 from ..stopping import AskedToStop, Stopping
 from .checkpointer import RandWireCheckpointer
+from .classes import check_classes
 from .config import require_randwire_keys
+from .datasets import class_names, require_coco, training_dicts
+from .evaluator import CocoEvaluator
 from .loader import TestLoader, TrainLoader
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config
@@ -41,6 +43,7 @@ class RandWireTrainer(DefaultTrainer):
         require_randwire_keys(cfg)
         self.world = current_world()
         self.cfg = cfg = self.scaled(cfg)
+        check_classes(cfg)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.done = self.saved = 0  # iterations, and those that the latest checkpoint holds
         model = self.build_model(cfg)
@@ -92,11 +95,9 @@ class RandWireTrainer(DefaultTrainer):
             or cfg.MODEL.LOAD_PROPOSALS
         ):
             logger.warning("detectron2's own data loader: a resumed run starts another order.")
-            return super().build_train_loader(cfg)
+            return build_detection_train_loader(cfg, dataset=training_dicts(cfg))
         return TrainLoader(
-            get_detection_dataset_dicts(
-                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            ),
+            training_dicts(cfg),
             DatasetMapper(cfg, True),
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
             seed=cfg.SEED,
@@ -186,10 +187,9 @@ class RandWireTrainer(DefaultTrainer):
         return TestLoader(cfg, dataset_name, current_world())
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        return COCOEvaluator(
-            dataset_name, output_dir=str(inference_dir(cfg, dataset_name)), use_fast_impl=False
-        )
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CocoEvaluator:
+        require_coco(dataset_name)
+        return CocoEvaluator(dataset_name, str(inference_dir(cfg, dataset_name)))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -246,14 +246,20 @@ def evaluate(cfg: CfgNode, model: nn.Module, weights: str, iteration: int | None
     return results
 
 
-def build_checkpointer(cfg: CfgNode, model: nn.Module, **options) -> RandWireCheckpointer:
-    """The checkpointer of a config, which knows its preprocessing and its classes."""
-    datasets = list(cfg.DATASETS.TRAIN) or list(cfg.DATASETS.TEST)
+def build_checkpointer(
+    cfg: CfgNode, model: nn.Module, *, eval_only: bool = False, **options
+) -> RandWireCheckpointer:
+    """The checkpointer of a config, which knows its preprocessing and its classes.
+
+    Args:
+        eval_only: the classes are those of DATASETS.TEST; DATASETS.TRAIN may be absent.
+    """
+    datasets = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
     return RandWireCheckpointer(
         model,
         cfg.OUTPUT_DIR,
         preprocessing=preprocessing_from_config(cfg),
-        classes=MetadataCatalog.get(datasets[0]).get("thing_classes") if datasets else None,
+        classes=class_names(datasets[0]) if datasets else None,
         config=cfg.dump(),
         **options,
     )

@@ -3,37 +3,35 @@
 pycocotools answers a wrong id or a missing field with an assertion, or not at all.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from ...coco_json import ground_truth, read_coco, read_json
 from ...errors import UserError
 
 TRUTH_FIELDS = {
     "images": ("id",),
     "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+    "annotations": ("image_id", "category_id", "bbox"),
 }
 RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
 
 
 def read_truth(path: str | Path) -> dict:
-    """The ground truth of a data set in COCO format.
+    """The ground truth of a data set in COCO format, as the evaluation takes it.
 
     Raises:
         UserError: no such file, no COCO instances in it, or a row that lacks what is needed.
     """
-    truth = _load(path, "annotations")
+    truth = read_coco(path)
     for key, fields in TRUTH_FIELDS.items():
-        rows = truth.get(key) if isinstance(truth, dict) else None
-        if not isinstance(rows, list):
-            raise UserError(f"annotations {path}: no list {key!r}; expected a COCO instances JSON")
-        _check_rows(rows, fields, f"annotations {path}: {key}")
-    _check_numbers(truth["annotations"], "area", f"annotations {path}: annotations")
-    for row in truth["annotations"]:
-        row.setdefault("iscrowd", 0)  # many exporters leave it out, pycocotools needs it
-    return truth
+        _check_rows(truth[key], fields, f"annotations {path}: {key}")
+    _check_numbers(truth["annotations"], None, f"annotations {path}: annotations")
+    try:
+        return ground_truth(truth)
+    except UserError as error:
+        raise UserError(f"annotations {path}: {error}") from None
 
 
 def read_results(path: str | Path, truth: dict, truth_path: str | Path) -> list[dict]:
@@ -46,7 +44,7 @@ def read_results(path: str | Path, truth: dict, truth_path: str | Path) -> list[
     Raises:
         UserError: no such file, another format, or ids that the ground truth does not have.
     """
-    rows = _load(path, "results")
+    rows = read_json(path, "results")
     if not isinstance(rows, list):
         raise UserError(f"results {path}: expected a list of detections, as COCO results are")
     _check_rows(rows, RESULT_FIELDS, f"results {path}: detections")
@@ -62,15 +60,6 @@ def read_results(path: str | Path, truth: dict, truth_path: str | Path) -> list[
     return [{field: row[field] for field in RESULT_FIELDS} for row in rows]
 
 
-def _load(path: str | Path, what: str):
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{what} {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{what} {path}: no JSON ({error})") from None
-
-
 def _check_rows(rows: list, fields: tuple[str, ...], where: str) -> None:
     for index, row in enumerate(rows):
         for field in fields:
@@ -80,20 +69,22 @@ def _check_rows(rows: list, fields: tuple[str, ...], where: str) -> None:
                 raise UserError(f"{where}[{index}]: {field} {row[field]!r}, expected a number")
 
 
-def _check_numbers(rows: list[dict], field: str, where: str) -> None:
-    """Refuse a row whose box and `field` are not five finite numbers."""
+def _check_numbers(rows: list[dict], field: str | None, where: str) -> None:
+    """Refuse a row whose box and `field`, if any, are not finite numbers."""
+    fields = ("bbox",) if field is None else ("bbox", field)
 
     def good(some: list[dict]) -> bool:
         try:
-            table = np.array([[*row["bbox"], row[field]] for row in some])
+            table = np.array([[*row["bbox"], *(row[name] for name in fields[1:])] for row in some])
         except (TypeError, ValueError):  # no list, or lists of several lengths
             return False
-        return table.dtype.kind in "if" and table.shape[1:] == (5,) and np.isfinite(table).all()
+        numbers = table.dtype.kind in "if" and table.shape[1:] == (3 + len(fields),)
+        return numbers and np.isfinite(table).all()
 
     if rows and not good(rows):
         index = next(i for i, row in enumerate(rows) if not good([row]))
-        row = rows[index]
+        found = " and ".join(f"{name} {rows[index][name]!r}" for name in fields)
         raise UserError(
-            f"{where}[{index}]: bbox {row['bbox']!r} and {field} {row[field]!r}, expected"
-            " [x, y, width, height] and a number, all finite"
+            f"{where}[{index}]: {found}, expected bbox [x, y, width, height]"
+            f"{'' if field is None else ' and a number'}, all finite"
         )
