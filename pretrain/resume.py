@@ -6,7 +6,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from randwire_det.checkpoint import check_finite, load_checkpoint
+from randwire_det.checkpoint import load_checkpoint
 from randwire_det.classes import check_same_classes
 from randwire_det.config_files import flat
 from randwire_det.errors import UsageError, UserError
@@ -128,7 +128,6 @@ def check_same_network(
 
 def load_weights(path: Path, weights: dict, model: torch.nn.Module) -> None:
     """Raises UserError where a tensor is missing, superfluous, of another shape or not finite."""
-    check_finite(weights, path)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -561,7 +561,8 @@ def test_weights_that_are_nan_are_refused(saved):
     weights[name][1] = float("nan")
     for change in ({"model": weights}, {"ema": weights}):
         save(saved, **change)
-        assert f"its weight {name} holds numbers that are none (NaN)" in refusal(saved)
+        message = refusal(saved)
+        assert "holds NaN or infinity in 1 of" in message and name in message
 
 
 def test_a_caller_gets_only_the_kinds_it_takes(saved):

@@ -12,7 +12,6 @@ from ..average import WeightAverage
 from ..checkpoint import (
     KINDS,
     Preprocessing,
-    check_finite,
     check_same_preprocessing,
     fits,
     load_checkpoint,
@@ -132,7 +131,6 @@ class RandWireCheckpointer(DetectionCheckpointer):
         if kind != "detector":
             before, theirs = len(theirs), _trunk_tensors(kind, theirs, self.trunk_name)
             head = before - len(theirs)
-        check_finite(theirs, filename)
         ours = self.model.state_dict()
         in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
         fitting = {

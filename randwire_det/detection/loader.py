@@ -158,7 +158,6 @@ class Reading:
         except Exception as error:
             if name is None:
                 raise
-            fault = _fault(entry)
             # An OSError may be of another file than the image, or gone at the second look.
             fault = _fault(entry, self._mapper)
             if not fault and isinstance(error, OSError):

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint import KINDS, check_finite, fits, load_checkpoint
+from ..checkpoint import KINDS, fits, load_checkpoint
 from ..errors import UsageError, UserError
 from ..strict import load_yaml
 from .checks import check_model
@@ -59,7 +59,6 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
             f" another shape or number type, or too many, such as {unfit[0]}; take another"
             " checkpoint of the run"
         )
-    check_finite(theirs, path)
     model.load_state_dict(theirs)
     return model.eval(), cfg, checkpoint["classes"]
 
