@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
+from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..parallel import World, batches_of, keep_working
-from .resizing import resizes_of, vanishes
+from .resizing import vanishes
 
 
 class TrainLoader:
@@ -172,8 +173,9 @@ def _fault(entry: dict, mapper: Callable) -> str | None:
         return f"cannot be read: {reason.splitlines()[0]}"
     stated = entry.get("width", width), entry.get("height", height)
     if stated == (width, height):
-        augmentations = getattr(mapper, "augmentations", None)
-        thin = any(vanishes(width, height, each) for each in resizes_of(augmentations or []))
+        listed = getattr(getattr(mapper, "augmentations", None), "augs", [])
+        resizes = [each for each in listed if isinstance(each, T.ResizeShortestEdge)]
+        thin = any(vanishes(width, height, each.max_size) for each in resizes)
         return f"{width} x {height} pixels, too thin to be resized" if thin else None
     return f"{width} x {height} pixels, but {stated[0]} x {stated[1]} in its annotation"
 
