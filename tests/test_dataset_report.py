@@ -339,6 +339,10 @@ def test_images_that_a_config_resizes_to_nothing_are_named(coco):
         train, test = check_configured_datasets(tiny_config(**names))
         assert kinds(train.fatal) == kinds(test.fatal) == {"image-too-thin": 1}
         assert train.fatal[0].examples == ["'1.jpg': 3000 x 1"]
+        assert coco.check().fatal == train.fatal  # the command for more finds it, too
+        smaller = {"INPUT.MAX_SIZE_TRAIN": 20}
+        train, _ = check_configured_datasets(tiny_config(**names, **smaller))
+        assert train.command.endswith("--max-size 20")
         larger = {"INPUT.MAX_SIZE_TRAIN": 1600, "INPUT.MIN_SIZE_TEST": 0}
         train, test = check_configured_datasets(tiny_config(**names, **larger))
         assert (train.fatal, test.fatal) == ([], [])

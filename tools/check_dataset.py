@@ -21,6 +21,7 @@ with cli.quiet_imports():
     from randwire_det.detection.config import read_config
     from randwire_det.detection.dataset_report import check_configured_datasets, check_dataset
     from randwire_det.detection.datasets import register_coco_datasets
+    from randwire_det.detection.resizing import MAX_SIZE
     from randwire_det.printing import printable
 
 EXAMPLE = """python tools/check_dataset.py --json mine/train.json --images mine/images --decode
@@ -41,6 +42,12 @@ def parse_args():
     parser.add_argument("--num-classes", type=int, metavar="N", help="of the model, with --json")
     parser.add_argument("--masks", action="store_true", help="masks are learned, too; with --json")
     parser.add_argument(
+        "--max-size",
+        type=int,
+        metavar="N",
+        help="longest side of a resized image, 0 for none; with --json (default: 1333)",
+    )
+    parser.add_argument(
         "--config-file",
         metavar="YAML",
         help="instead: the DATASETS of a detection config, a file or the name of a shipped one",
@@ -57,6 +64,7 @@ def parse_args():
         args.num_classes,
         getattr(args, "use", None),
         args.masks or None,
+        args.max_size,
     ]
     if args.config_file is None:
         if args.json is None or args.images is None or args.opts:
@@ -81,6 +89,7 @@ def main():
                 num_classes=args.num_classes,
                 masks=args.masks,
                 images=depth,
+                longest=MAX_SIZE if args.max_size is None else args.max_size,
             )
         ]
     else:

@@ -8,11 +8,9 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Iterable
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
-from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
@@ -30,11 +28,11 @@ logger = logging.getLogger(__name__)
 THREADS = 16  # they wait for files most of the time
 
 
-def check_images(images: list, resizes: Iterable[T.ResizeShortestEdge], found: Found) -> dict:
+def check_images(images: list, longest: int, found: Found) -> dict:
     """The usable entries of "images" by id; of two with one id the last, as in detectron2.
 
     Args:
-        resizes: what is done to an image before the model sees it.
+        longest: side of an image when the model sees it, in pixels; 0 where it is not resized.
     """
     known, names = {}, set()
     for image in images:
@@ -50,7 +48,7 @@ def check_images(images: list, resizes: Iterable[T.ResizeShortestEdge], found: F
         if size_of(image) is None:
             sides = f"width {short(image.get('width'))}, height {short(image.get('height'))}"
             found("image-without-size", f"{short(name)}: {sides}")
-        elif any(vanishes(*size_of(image), each) for each in resizes):
+        elif vanishes(*size_of(image), longest):
             found("image-too-thin", f"{short(name)}: {image['width']} x {image['height']}")
         known[image_id] = image
         names.add(name)

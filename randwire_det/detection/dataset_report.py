@@ -6,13 +6,10 @@ a word; a warning is what it copes with, at a price that its user should know.
 
 import os
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation
 from detectron2.utils.file_io import PathManager
 
 from ..coco_json import CURES, LISTS, CocoError, read_coco, short
@@ -21,7 +18,7 @@ from .classes import number_of_outputs
 from .dataset_annotations import check_annotations
 from .dataset_content import check_categories, check_files, check_images
 from .datasets import check_datasets, is_coco
-from .resizing import resizes_of
+from .resizing import MAX_SIZE, max_size
 
 IMAGE_CHECKS = ("none", "headers", "decode")
 EXAMPLES = 3
@@ -122,6 +119,7 @@ class Report:
     images: str
     num_classes: int | None
     masks: bool
+    longest: int = MAX_SIZE
     fatal: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -145,6 +143,7 @@ class Report:
         words += [] if self.training else ["--for", "test"]
         words += [] if self.num_classes is None else ["--num-classes", str(self.num_classes)]
         words += ["--masks"] if self.masks else []
+        words += [] if self.longest == MAX_SIZE else ["--max-size", str(self.longest)]
         words += ["--decode"] if self.images == "decode" else []
         return f"python tools/check_dataset.py {shlex.join(words)}"
 
@@ -188,7 +187,7 @@ def check_dataset(
     num_classes: int | None = None,
     masks: bool = False,
     images: str = "headers",
-    resizes: Sequence[T.ResizeShortestEdge] = (),
+    longest: int = MAX_SIZE,
 ) -> Report:
     """Look through a COCO-format data set as detectron2 would read it.
 
@@ -198,11 +197,11 @@ def check_dataset(
         masks: whether the model learns masks, too.
         images: "none" (that the files are there), "headers" (their sizes, too) or "decode" (every
             pixel: finds truncated files, takes as long as reading the set once).
-        resizes: what is done to an image before the model sees it.
+        longest: side of an image when the model sees it, in pixels; 0 where it is not resized.
     """
     if images not in IMAGE_CHECKS:
         raise UsageError(f"images {images!r}: expected one of {', '.join(IMAGE_CHECKS)}")
-    report = Report(str(json_file), str(image_root), training, images, num_classes, masks)
+    report = Report(str(json_file), str(image_root), training, images, num_classes, masks, longest)
     there = PathManager.isdir(report.image_root or ".")
     if not there:
         report.add("image-folder-missing", report.image_root)
@@ -213,7 +212,7 @@ def check_dataset(
         report.add(error.kind, error.reason)
         return report
     entries, categories, annotations = (content[key] for key in LISTS)
-    known = check_images(entries, resizes, report.add)
+    known = check_images(entries, longest, report.add)
     counts = check_annotations(
         annotations,
         known,
@@ -263,7 +262,7 @@ def check_configured_datasets(
                     num_classes=number_of_outputs(cfg)[1],
                     masks=cfg.MODEL.MASK_ON,
                     images=images,
-                    resizes=resizes_of(build_augmentation(cfg, is_train=key == "TRAIN")),
+                    longest=max_size(cfg, training=key == "TRAIN"),
                 )
             )
     for test in (report for report in reports if not report.training):

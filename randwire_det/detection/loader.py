@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
+from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, Dataset
@@ -24,7 +25,7 @@ from ..parallel import World
 from ..pictures import opened, reason, why_unusable
 from ..stopping import AskedToStop
 from ..workers import Workers, batches_of
-from .resizing import resizes_of, vanishes
+from .resizing import vanishes
 
 
 class TrainLoader:
@@ -188,8 +189,9 @@ def _fault(entry: dict, mapper: Callable) -> str | None:
         return f"cannot be read: {reason(error)}"
     stated = entry.get("width", width), entry.get("height", height)
     if stated == (width, height):
-        augmentations = getattr(mapper, "augmentations", None)
-        thin = any(vanishes(width, height, each) for each in resizes_of(augmentations or []))
+        listed = getattr(getattr(mapper, "augmentations", None), "augs", [])
+        resizes = [each for each in listed if isinstance(each, T.ResizeShortestEdge)]
+        thin = any(vanishes(width, height, each.max_size) for each in resizes)
         return f"{width} x {height} pixels, too thin to be resized" if thin else None
     return f"{width} x {height} pixels, but {stated[0]} x {stated[1]} in its annotation"
 
