@@ -208,7 +208,7 @@ def refused_as(section: str, build: Callable[[], object]) -> object | None:
         return build()
     except UserError:
         raise
-    except (AssertionError, ValueError, TypeError, LookupError) as error:
+    except (AssertionError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         if "meta" in str(error):
             return None
         line = traceback.extract_tb(error.__traceback__)[-1].line
