@@ -116,7 +116,9 @@ def _cure(fault: str, advice: str) -> str:
     if "too many open files" in fault.lower():
         return f"raise the limit (ulimit -n), or lower {advice}"
     if not any(word in fault for word in ("shared memory", "No space left", "Bus error")):
-        return f"where memory is short, fewer {advice} take less"
+        if "was killed" in fault:
+            return f"where memory is short, fewer {advice} take less"
+        return f"lower {advice}; 0 workers read in the training's own process"
     size = shutil.disk_usage(SHARED_MEMORY).total >> 10 if os.path.isdir(SHARED_MEMORY) else 0
     size = f"{size >> 10} MiB" if size >= 1024 else f"{size} KiB"
     return (

@@ -28,8 +28,9 @@ from randwire_det.detection.dataset_report import check_dataset
 from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.loader import TestLoader, TrainLoader
 from randwire_det.detection.processes import introduce
-from randwire_det.errors import UserError
+from randwire_det.errors import EXIT_STOPPED, UserError
 from randwire_det.parallel import World
+from randwire_det.stopping import Stopping
 
 ALONE = World()
 
@@ -179,17 +180,19 @@ def test_a_killed_worker_is_told_in_one_line_when_a_batch_is_due(cfg):
 # --- several processes
 
 
-def evaluate(rank, port, cfg, output):
+def evaluate(rank, port, cfg, output, stop):
     """What one of two processes is given of a test set, and how that ends."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
     seen, end = [], "whole"
-    with parallel.joined() as world:
+    with parallel.joined() as world, Stopping():
         introduce(world)
         try:
             for (entry,) in TestLoader(cfg, "shapes", world):
                 seen.append(entry["image_id"])
+                if stop and rank == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
         except UserError as error:
             end = str(error)
         except SystemExit as left:
@@ -197,18 +200,21 @@ def evaluate(rank, port, cfg, output):
     (output / f"{rank}.json").write_text(json.dumps([seen, end]))
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_test_ends_in_all_processes_and_one_says_why(cfg, root, tmp_path, damaged):
+@pytest.mark.parametrize(("damaged", "stopped"), [(False, False), (True, False), (False, True)])
+def test_a_test_ends_in_all_processes_and_one_says_why(cfg, root, tmp_path, damaged, stopped):
     path = root / "images" / "4.png"
     if damaged:
         cut(path)
-    arguments = (free_port(), cfg, tmp_path)
+    arguments = (free_port(), cfg, tmp_path, stopped)
     torch.multiprocessing.start_processes(evaluate, arguments, 2, start_method="fork")
     (one, end), (other, its_end) = (
         json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
     )
     assert one == [1, 2]
-    if damaged:
+    if stopped:
+        assert other == [3]
+        assert end == its_end == f"left with {EXIT_STOPPED}"
+    elif damaged:
         assert other == [3]
         assert end == "left with 1" and its_end.startswith(f"{path}: ")
     else:
