@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from randwire_det.errors import UserError
+from randwire_det.fusing import fuse
 from randwire_det.parallel import World
 
 from .data import Loader, Normalise, in_order
@@ -34,7 +35,7 @@ def evaluate(
         UserError: not a single image can be read.
         AskedToStop: before the last batch; in all processes.
     """
-    model.eval()
+    model = fuse(model)
     counted, bad = world.together(lambda: _count(model, normalise, loader, batch_size, world))
     *hits, broken, images = world.sum(torch.tensor(counted)).tolist()
     bad = world.gather(bad)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..average import WeightAverage
 from ..errors import UserError
+from ..fusing import fuse
 from ..parallel import current_world, lost_another
 from ..run_folder import cut_lines
 from ..stopping import AskedToStop, Stopping
@@ -180,7 +181,7 @@ class RandWireTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
         # Every process has its own BN statistics; the first one's are those that are kept.
         current_world().broadcast(list(model.buffers()))
-        return super().test(cfg, model, evaluators)
+        return super().test(cfg, fuse(getattr(model, "module", model)), evaluators)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
