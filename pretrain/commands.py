@@ -9,7 +9,12 @@ import torch
 from fvcore.common.config import CfgNode
 
 from randwire_det import cli
-from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
+from randwire_det.checkpoint import (
+    check_finite,
+    check_same_preprocessing,
+    load_checkpoint,
+    replace_file,
+)
 from randwire_det.complexity import complexity
 from randwire_det.errors import UsageError, UserError
 from randwire_det.parallel import EXIT_STOPPED, Stopping, World
@@ -96,6 +101,7 @@ def evaluate_only(
         device = _device(cfg, world)
         model = recipe.build_model(cfg, spec, len(val_data.classes))
         weights = checkpoint.get("ema") or checkpoint["model"]
+        world.together(lambda: check_finite(weights, path))
         world.together(lambda: resume.load_weights(path, weights, model))
         model.to(device, memory_format=torch.channels_last)
         if spec is not None:

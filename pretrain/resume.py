@@ -9,7 +9,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from randwire_det.checkpoint import check_finite, load_checkpoint
+from randwire_det.checkpoint import load_checkpoint
 from randwire_det.config_files import flat
 from randwire_det.errors import UsageError, UserError
 from randwire_det.spec import NetworkSpec
@@ -164,8 +164,7 @@ def check_same_network(
 
 
 def load_weights(path: Path, weights: dict, model: torch.nn.Module) -> None:
-    """Raises UserError where a tensor is missing, superfluous, of another shape or not finite."""
-    check_finite(weights, path)
+    """Raises UserError where a tensor is missing, superfluous or of another shape."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
