@@ -127,7 +127,7 @@ def check_same_network(
 
 
 def load_weights(path: Path, weights: dict, model: torch.nn.Module) -> None:
-    """Raises UserError where a tensor is missing, superfluous, of another shape or not finite."""
+    """Raises UserError where a tensor is missing, superfluous or of another shape."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
