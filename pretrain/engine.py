@@ -94,7 +94,7 @@ class Trainer:
             finished = self.train()
             if finished:
                 self.save_weights(resume.FINAL)
-            elif self.saved_at != self.state["iteration"]:
+            elif self.saved_at != self.state["iteration"] or self.saved_at == 0:
                 self.save_checkpoint()
         if self.world.is_first:
             draw_curves(self.metrics.path, self.output / "curves.png", self.epoch_length)
