@@ -33,6 +33,7 @@ from randwire_det.detection.predict import (
 from randwire_det.detection.report.drawing import class_colour
 from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
+from randwire_det.fusing import fuse
 from randwire_det.spec_config import spec_from_config
 
 DATASET, NAMES, IDS = "pictures_of_test_predict", ["cat", "dog", "cow"], [4, 7, 9]
@@ -144,7 +145,7 @@ def test_detections_are_those_of_an_evaluation(backbone, detector, pictures, tmp
     bgr = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": "[103.53, 116.28, 123.675]"}
     model, cfg, path = detector if backbone == "RandWire" else store(tmp_path, **resnet(**bgr))
     (read, found), rows = predict_with(path, [pictures], tmp_path / "out", score=1)
-    expected = evaluated(model, cfg)
+    expected = evaluated(fuse(model), cfg)  # as RandWireTrainer.test does
     assert read == len(SIZES)
     assert found == len(rows) == sum(map(len, expected.values())) > len(SIZES)
     for image_id, name in enumerate(sorted(SIZES), start=1):

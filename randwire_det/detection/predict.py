@@ -26,6 +26,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..checkpoint import replace_file
 from ..errors import UsageError, UserError
+from ..fusing import fuse
 from ..pictures import opened, reason
 from .picture_files import copy_name, few, image_ids
 from .report.drawing import class_colour, draw_box
@@ -38,7 +39,7 @@ class Predictor:
     """A detector that takes picture files.
 
     Args:
-        model: in eval mode.
+        model: a frozen copy of it detects, with BN folded away (`fuse`).
         cfg: its config.
 
     Raises:
@@ -48,7 +49,7 @@ class Predictor:
     def __init__(self, model: nn.Module, cfg: CfgNode):
         if cfg.MODEL.LOAD_PROPOSALS:
             raise UserError("this detector takes proposals (MODEL.LOAD_PROPOSALS), not pictures")
-        self._model, self._format = model, cfg.INPUT.FORMAT
+        self._model, self._format = fuse(model), cfg.INPUT.FORMAT
         self._resize = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
     def read(self, path: Path) -> tuple[np.ndarray, torch.Tensor]:

@@ -10,7 +10,6 @@ from torch import nn
 
 from ..checkpoint import KINDS, fits, load_checkpoint
 from ..errors import UsageError, UserError
-from ..fusing import fuse
 from ..strict import load_yaml
 from .checks import check_model
 from .config import get_cfg
@@ -26,8 +25,8 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
         device: of the model, such as "cuda" or "cpu".
 
     Returns:
-        the model for inference, with BN folded away (`fuse`); its config; the names of its classes
-        in the order of its outputs, None where the file does not know them.
+        the model in eval mode; its config; the names of its classes in the order of its outputs,
+        None where the file does not know them.
 
     Raises:
         UserError: a file that is missing, damaged, no detector's or without a config, one whose
@@ -61,7 +60,7 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
             " checkpoint of the run"
         )
     model.load_state_dict(theirs)
-    return fuse(model), cfg, checkpoint["classes"]
+    return model.eval(), cfg, checkpoint["classes"]
 
 
 def config_of(checkpoint: dict, path: str | Path) -> CfgNode:
