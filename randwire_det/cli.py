@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from .errors import UsageError, UserError
 from .generator import GRAPH_MODELS, REGIMES, generate
 from .printing import escape_log, one_line
-from .spec import NetworkSpec, check_nodes
+from .spec import NetworkSpec
 
 INTERRUPTED = 130  # the exit status, as of a shell
 
@@ -105,7 +105,6 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
     """The network that the options of `add_network_arguments` choose."""
-    check_nodes(args.nodes)
     return generate(
         args.generator,
         seed=seed,

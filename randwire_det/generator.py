@@ -9,7 +9,7 @@ import inspect
 
 import networkx as nx
 
-from .errors import UserError
+from .errors import UserError, brief
 from .graphs import (
     Dag,
     barabasi_albert,
@@ -58,7 +58,7 @@ def generate(
         raise UserError(f"regime {regime!r}: expected one of {', '.join(REGIMES)}")
     given, channels = channels, whole(channels)
     if channels is None or channels < 1:
-        raise UserError(f"C={given!r}: expected a whole number of channels >= 1")
+        raise UserError(f"C={brief(given)}: expected a whole number of channels >= 1")
     nodes, seed = check_nodes(nodes), check_seed(seed)
     if not isinstance(seed_per_stage, bool):
         raise UserError(f"seed_per_stage={seed_per_stage!r}: expected True or False")

@@ -13,13 +13,13 @@ from numbers import Integral, Real
 
 import networkx as nx
 
-from .errors import UserError
+from .errors import UserError, brief
 
 # How often WS is drawn until the graph is connected. networkx draws from one stream, so a larger
 # number never changes a graph that a smaller one had found.
 WS_TRIES = 1000
-# More cannot be trained or drawn; a damaged or hostile file must not fill the memory.
-MAX_NODES = 100_000
+# Of a stage; the paper's have 32. More would take minutes and gigabytes before anything runs.
+MAX_NODES = 2048
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Dag:
         if nodes is None or not 1 <= nodes <= MAX_NODES:
             raise UserError(
                 f"a graph needs a whole number N >= 1 of nodes, at most {MAX_NODES},"
-                f" got {self.num_nodes!r}"
+                f" got {brief(self.num_nodes)}"
             )
         if isinstance(self.edges, str) or not isinstance(self.edges, Iterable):
-            raise UserError(f"edges {self.edges!r}: expected pairs of node indices")
+            raise UserError(f"edges {brief(self.edges)}: expected pairs of node indices")
         edges = sorted((_checked(edge, nodes) for edge in self.edges), key=lambda edge: edge[::-1])
         for edge, following in pairwise(edges):
             if edge == following:
@@ -103,7 +103,7 @@ def barabasi_albert(n: int, m: int, seed: int) -> Dag:
     """
     n, seed, given, m = check_nodes(n), check_seed(seed), m, whole(m)
     if m is None or not 1 <= m < n:
-        raise UserError(f"BA(M={given!r}): expected a whole number 1 <= M < N={n}")
+        raise UserError(f"BA(M={brief(given)}): expected a whole number 1 <= M < N={n}")
     start = nx.empty_graph(m + 1)
     start.add_edges_from((node, m) for node in range(m))
     return _to_dag(nx.barabasi_albert_graph(n, m, seed=seed, initial_graph=start))
@@ -120,7 +120,7 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
     """
     n, seed, given, k = check_nodes(n), check_seed(seed), k, whole(k)
     if k is None or k < 2 or k % 2:
-        raise UserError(f"WS(K={given!r}): expected an even whole number K >= 2")
+        raise UserError(f"WS(K={brief(given)}): expected an even whole number K >= 2")
     if k >= n:
         raise UserError(f"WS(K={k}): expected K < N={n}, the number of nodes of the stage")
     p = _check_probability("WS", p)
@@ -143,9 +143,11 @@ def _checked(edge, nodes: int) -> tuple[int, int]:
     pair = isinstance(edge, tuple | list) and len(edge) == 2
     source, target = map(whole, edge) if pair else (None, None)
     if source is None or target is None:
-        raise UserError(f"edge {edge!r}: expected a pair of node indices")
+        raise UserError(f"edge {brief(edge)}: expected a pair of node indices")
     if not 0 <= source < target < nodes:
-        raise UserError(f"edge {source} -> {target}: expected 0 <= source < target < {nodes}")
+        raise UserError(
+            f"edge {brief(source)} -> {brief(target)}: expected 0 <= source < target < {nodes}"
+        )
     return source, target
 
 
@@ -168,7 +170,7 @@ def check_seed(seed) -> int:
     """The seed as Python's own number."""
     found = whole(seed)
     if found is None or found < 0:
-        raise UserError(f"seed={seed!r}: expected a whole number >= 0")
+        raise UserError(f"seed={brief(seed)}: expected a whole number >= 0")
     return found
 
 
@@ -176,12 +178,12 @@ def check_nodes(n) -> int:
     """The number of nodes as Python's own number."""
     found = whole(n)
     if found is None or not 1 <= found <= MAX_NODES:
-        raise UserError(f"N={n!r}: expected a whole number of nodes >= 1, at most {MAX_NODES}")
+        raise UserError(f"N={brief(n)}: expected a whole number of nodes >= 1, at most {MAX_NODES}")
     return found
 
 
 def _check_probability(model, p) -> float | int:
     found = real(p)
     if found is None or not 0 <= found <= 1:
-        raise UserError(f"{model}(P={p!r}): expected a probability 0 <= P <= 1")
+        raise UserError(f"{model}(P={brief(p)}): expected a probability 0 <= P <= 1")
     return found

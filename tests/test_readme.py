@@ -31,7 +31,7 @@ from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer
 
 folder = Path(sys.argv[1])
-with one_image(folder) as row:
+with one_image(folder, 1) as row:
     changes = {"DATASETS.COCO": [row], "DATASETS.TRAIN": (row[0],), "DATASETS.TEST": (row[0],)}
     changes |= {"INPUT.MIN_SIZE_TRAIN": (64,), "DATALOADER.NUM_WORKERS": 0}
     changes |= {"SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 2, "SOLVER.STEPS": ()}

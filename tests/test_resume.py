@@ -99,7 +99,8 @@ def test_a_run_killed_a_dozen_times_ends_as_the_one_that_was_not(colours, everyt
             old = set(_half_written(output))
             wait_until(process, lambda old=old: set(_half_written(output, "checkpoint")) - old)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.stdout.close(), process.stderr.close()  # which its workers keep open for seconds
+        process.wait()
         assert process.returncode == -signal.SIGKILL
         newest = resume.checkpoints(output)[:1]
         reached |= {load_checkpoint(path)["progress"]["iteration"] for path in newest}
