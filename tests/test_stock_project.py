@@ -9,6 +9,7 @@ import torch
 from conftest import tiny_spec
 from detection_helpers import TINY, as_overrides, tiny_config, tiny_detector
 from detectron2 import model_zoo
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg, instantiate
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_backbone, build_model
@@ -221,3 +222,20 @@ def test_a_step_without_gradient_leaves_aggregation_weights_alone():
             torch.testing.assert_close(value.detach(), before[name] + 1)
         elif name.endswith("pointwise.weight"):
             torch.testing.assert_close(value.detach(), (before[name] + 1) * 0.75)
+
+
+def test_a_teacher_averaged_as_unbiased_teacher_does(tmp_path):
+    """Its state dict is averaged by name at every step, loaded, and saved by detectron2."""
+    student, teacher = tiny_detector(), tiny_detector()
+    for _ in range(3):
+        ours, theirs = teacher.state_dict(), student.state_dict()
+        averaged = {name: theirs[name] * 0.0004 + ours[name] * 0.9996 for name in ours}
+        teacher.load_state_dict(averaged)
+    DetectionCheckpointer(teacher, str(tmp_path)).save("teacher")
+    again = tiny_detector()
+    DetectionCheckpointer(again).load(str(tmp_path / "teacher.pth"))
+    for name, tensor in teacher.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    other = tiny_detector(**{"MODEL.RANDWIRE.SEED": 2})
+    with pytest.raises(UserError, match="belong to another network"):
+        DetectionCheckpointer(other).load(str(tmp_path / "teacher.pth"))
