@@ -12,6 +12,7 @@ demo: $(VENV)/installed-demo
 test: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(RUN) -m pytest --numprocesses 2 --dist worksteal
 
 $(VENV)/installed-%: pyproject.toml setup.py constraints.txt tools/install_detectron2.py

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from randwire_det.complexity import Complexity
 from randwire_det.errors import UsageError, UserError
-from randwire_det.resnet_names import detectron2_names
+from randwire_det.network.resnet_names import detectron2_names
+from randwire_det.spec.complexity import Complexity
 
 STAGES = {
     18: (2, 2, 2, 2),

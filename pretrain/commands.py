@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from randwire_det import cli
-from randwire_det.checkpoint import check_same_preprocessing, load_checkpoint, replace_file
-from randwire_det.classes import check_same_classes
-from randwire_det.complexity import complexity
 from randwire_det.errors import EXIT_STOPPED, UsageError, UserError
-from randwire_det.parallel import World
-from randwire_det.run_folder import cut_lines, locked
-from randwire_det.stopping import Stopping
+from randwire_det.run import cli
+from randwire_det.run.checkpoint import check_same_preprocessing, load_checkpoint
+from randwire_det.run.classes import check_same_classes
+from randwire_det.run.files import replace_file
+from randwire_det.run.folder import cut_lines, locked
+from randwire_det.run.parallel import World
+from randwire_det.run.stopping import Stopping
+from randwire_det.spec.complexity import complexity
 
 from . import data, recipe, resume
 from .baselines import baseline_complexity

@@ -5,9 +5,9 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from randwire_det.config_files import FLOAT, flat, merge_config
+from randwire_det.config.files import FLOAT, flat, merge_config
+from randwire_det.config.network_keys import add_memory_config, add_spec_config
 from randwire_det.errors import UsageError
-from randwire_det.spec_config import add_memory_config, add_spec_config
 
 
 def get_cfg() -> CfgNode:

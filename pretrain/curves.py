@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from randwire_det.checkpoint import replace_file
 from randwire_det.errors import UserError
+from randwire_det.run.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

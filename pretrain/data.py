@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from randwire_det.checkpoint import Preprocessing
-from randwire_det.classes import check_same_classes, few
 from randwire_det.errors import UserError
-from randwire_det.pictures import read_picture, reason
-from randwire_det.workers import Workers, batches_of
+from randwire_det.run.checkpoint import Preprocessing
+from randwire_det.run.classes import check_same_classes, few
+from randwire_det.run.pictures import read_picture, reason
+from randwire_det.run.workers import Workers, batches_of
 
 from .augment import Transform, train_transform, val_transform
 from .config import test_size

@@ -15,11 +15,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from randwire_det.checkpoint import save_checkpoint
 from randwire_det.errors import UserError
-from randwire_det.parallel import World
+from randwire_det.run.checkpoint import save_checkpoint
+from randwire_det.run.parallel import World
+from randwire_det.run.stopping import AskedToStop, Stopping
 from randwire_det.spec import NetworkSpec
-from randwire_det.stopping import AskedToStop, Stopping
 
 from . import resume
 from .curves import draw_curves

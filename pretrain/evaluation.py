@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from randwire_det.errors import UserError
-from randwire_det.fusing import fuse
-from randwire_det.parallel import World
+from randwire_det.network.fusing import fuse
+from randwire_det.run.parallel import World
 
 from .data import Loader, Normalise, in_order
 from .log import logger

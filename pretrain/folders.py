@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from randwire_det.checkpoint import replace_file
 from randwire_det.errors import UserError
+from randwire_det.run.files import replace_file
 
 logger = logging.getLogger("pretrain")
 

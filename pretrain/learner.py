@@ -8,8 +8,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from randwire_det.average import WeightAverage
-from randwire_det.parallel import World
+from randwire_det.run.average import WeightAverage
+from randwire_det.run.parallel import World
 from randwire_det.spec import NetworkSpec
 
 from . import recipe, resume

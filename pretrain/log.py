@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from randwire_det.run_folder import cut_lines
+from randwire_det.run.folder import cut_lines
 
 logger = logging.getLogger("pretrain")
 

@@ -15,11 +15,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from randwire_det.checkpoint import Preprocessing
-from randwire_det.memory import require_memory
+from randwire_det.config.network_keys import spec_from_config
 from randwire_det.network import RandWireClassifier
+from randwire_det.run.checkpoint import Preprocessing
+from randwire_det.run.memory import require_memory
 from randwire_det.spec import NetworkSpec
-from randwire_det.spec_config import spec_from_config
 
 from .baselines import build_baseline, stem_channels
 

@@ -6,13 +6,13 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from randwire_det.checkpoint import load_checkpoint
-from randwire_det.classes import check_same_classes
-from randwire_det.config_files import flat
+from randwire_det.config.files import flat
+from randwire_det.config.network_keys import check_same_spec
 from randwire_det.errors import UsageError, UserError
-from randwire_det.run_folder import refuse_used
+from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.run.classes import check_same_classes
+from randwire_det.run.folder import refuse_used
 from randwire_det.spec import NetworkSpec
-from randwire_det.spec_config import check_same_spec
 
 from .data import ClassFolders
 

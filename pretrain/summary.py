@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from randwire_det.checkpoint import load_checkpoint
-from randwire_det.complexity import HEAD_CHANNELS, Complexity, complexity
-from randwire_det.config_files import flat
+from randwire_det.config.files import flat
 from randwire_det.errors import UserError
-from randwire_det.names import randwire_name, spec_keys, wiring_settings
-from randwire_det.spread import Spread, differences, grouped
+from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.spec.complexity import HEAD_CHANNELS, Complexity, complexity
 from randwire_det.strict import load_yaml
+from randwire_det.tables.names import randwire_name, spec_keys, wiring_settings
+from randwire_det.tables.spread import Spread, differences, grouped
 
 from .baselines import baseline_complexity
 from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER, Paper

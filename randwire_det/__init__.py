@@ -5,8 +5,8 @@ This face is torch-free: graphs, specs and their complexity. The network is in
 """
 
 from .errors import UsageError, UserError
-from .generator import generate
-from .spec import NetworkSpec
+from .spec.generator import generate
+from .spec.spec import NetworkSpec
 
 __all__ = ["NetworkSpec", "UsageError", "UserError", "generate"]
 __version__ = "0.1.0"

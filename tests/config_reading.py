@@ -8,10 +8,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from randwire_det.config_files import config_path, flat
-from randwire_det.detection.classes import number_of_outputs
+from randwire_det.coco.classes import number_of_outputs
+from randwire_det.coco.datasets import register_coco_datasets
+from randwire_det.config.files import config_path, flat
 from randwire_det.detection.config import read_config
-from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer
 
 DATASET = "one_image"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from randwire_det.nodes import Node
+from randwire_det.network.nodes import Node
 
 
 class DetrFrozenBatchNorm2d(nn.Module):

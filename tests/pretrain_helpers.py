@@ -13,7 +13,7 @@ from PIL import Image
 sys.path.insert(0, str(REPO))
 
 from pretrain.config import get_cfg
-from randwire_det.config_files import merge_config
+from randwire_det.config.files import merge_config
 from randwire_det.errors import UserError
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}

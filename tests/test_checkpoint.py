@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import run_python, tiny_spec
 
-from randwire_det.checkpoint import KINDS, Preprocessing, load_checkpoint, save_checkpoint
 from randwire_det.errors import UserError
 from randwire_det.network import RandWireClassifier
+from randwire_det.run.checkpoint import KINDS, Preprocessing, load_checkpoint, save_checkpoint
 
 SPEC = tiny_spec("ba", nodes=4)
 
@@ -190,7 +190,7 @@ KILL_WRITERS = """
 import os, random, select, signal, sys, time
 import torch
 from randwire_det import generate
-from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
+from randwire_det.run.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
 
 path, rng = sys.argv[1], random.Random(0)
 spec = generate("er", seed=1, regime="small", channels=1, nodes=1, p=0)

@@ -14,12 +14,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from pretrain.baselines import build_baseline, detectron2_keys
 from randwire_det import UserError
-from randwire_det.average import WeightAverage
-from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
+from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
 from randwire_det.network import RandWireClassifier
-from randwire_det.spec_config import spec_from_config
+from randwire_det.run.average import WeightAverage
+from randwire_det.run.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
 
 
 def save_classifier(path, spec=None, preprocessing=None, drop=()):

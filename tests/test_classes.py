@@ -8,10 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from randwire_det import UserError
-from randwire_det.checkpoint import Preprocessing, save_checkpoint
+from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.checks import check_run
 from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer
-from randwire_det.spec_config import spec_from_config
+from randwire_det.run.checkpoint import Preprocessing, save_checkpoint
 
 ORDERS = {"abc": ["a", "b", "c"], "cab": ["c", "a", "b"], "abd": ["a", "b", "d"]}
 

@@ -10,7 +10,8 @@ from conftest import REPO, run_python
 
 SCRIPT = """
 import atexit, sys
-from randwire_det import UserError, cli
+from randwire_det import UserError
+from randwire_det.run import cli
 
 class TakenDown:
     def __del__(self):
@@ -63,7 +64,6 @@ IMPORTS = {
     "check_dataset.py": ["--help"],
     "convert_baseline.py": ["--help"],
     "draw_wiring.py": ["--spec", "no_such.pth"],
-    "make_subset.py": ["--help"],
     "predict.py": ["--weights", "no_such.pth", "--input", "."],
     "pretrain_imagenet.py": ["--help"],
     "report.py": ["OUTPUT_DIR"],

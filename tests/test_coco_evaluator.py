@@ -13,9 +13,9 @@ from detectron2.structures import Boxes, Instances
 from test_report import random_evaluation
 
 from randwire_det import UsageError, UserError
+from randwire_det.coco.report.evaluation import evaluate, table_row
+from randwire_det.coco.report.inputs import read_results, read_truth
 from randwire_det.detection.checks import check_run
-from randwire_det.detection.report.evaluation import evaluate, table_row
-from randwire_det.detection.report.inputs import read_results, read_truth
 from randwire_det.detection.trainer import RandWireTrainer
 
 

@@ -12,9 +12,9 @@ from detectron2.data.datasets import register_coco_instances
 from test_dataset_report import Coco, entry, kinds
 
 from randwire_det import UserError
-from randwire_det.detection.dataset_report import check_dataset
-from randwire_det.detection.datasets import register_coco_datasets
-from randwire_det.detection.report import write_report
+from randwire_det.coco.datasets import register_coco_datasets
+from randwire_det.coco.lint import check_dataset
+from randwire_det.coco.report import write_report
 from randwire_det.detection.trainer import RandWireTrainer
 
 SPEC = importlib.util.spec_from_file_location("make_subset", REPO / "tools" / "make_subset.py")

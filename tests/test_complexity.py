@@ -9,9 +9,9 @@ from counting import aggregation_macs, count
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from randwire_det import generate
-from randwire_det.complexity import complexity
 from randwire_det.errors import UserError
 from randwire_det.network import RandWire, RandWireClassifier
+from randwire_det.spec.complexity import complexity
 
 
 def papers(regime, channels, seed):

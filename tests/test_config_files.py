@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from fvcore.common.config import CfgNode
 
-from randwire_det.config_files import SHIPPED, config_path, merge_config
+from randwire_det.config.files import SHIPPED, config_path, merge_config
 from randwire_det.errors import UserError
 
 SHIPPED_NAMES = sorted(str(path.relative_to(SHIPPED)) for path in SHIPPED.rglob("*.yaml"))

@@ -17,14 +17,14 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 import pretrain.config
 from pretrain import recipe
 from pretrain.baselines import baseline_complexity, build_baseline, detectron2_keys
-from randwire_det.complexity import complexity
-from randwire_det.config_files import SHIPPED, config_path, flat, merge_config
+from randwire_det.coco.classes import number_of_outputs
+from randwire_det.config.files import SHIPPED, config_path, flat, merge_config
+from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.checks import builds_randwire
-from randwire_det.detection.classes import number_of_outputs
 from randwire_det.detection.config import read_config
 from randwire_det.detection.preprocessing import preprocessing_from_config
-from randwire_det.spec_config import spec_from_config
-from randwire_det.table5 import TABLE5
+from randwire_det.spec.complexity import complexity
+from randwire_det.tables.table5 import TABLE5
 
 NO_DETECTOR = "base_coco_1x.yaml"
 DETECTION = sorted(path.name for path in SHIPPED.glob("*.yaml") if path.name != NO_DETECTOR)

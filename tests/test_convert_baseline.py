@@ -13,9 +13,9 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from pretrain.baselines import build_baseline, to_detectron2
-from randwire_det.checkpoint import Preprocessing, save_checkpoint
 from randwire_det.errors import UserError
 from randwire_det.network import RandWireClassifier
+from randwire_det.run.checkpoint import Preprocessing, save_checkpoint
 
 STAGES = {f"layer{stage}": f"res{stage + 1}" for stage in range(1, 5)}
 PREPROCESSING = Preprocessing(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.5))

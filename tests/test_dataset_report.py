@@ -16,12 +16,12 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from randwire_det import UsageError, UserError
-from randwire_det.detection.dataset_report import (
+from randwire_det.coco.datasets import register_coco_datasets
+from randwire_det.coco.lint import (
     check_configured_datasets,
     check_dataset,
     warn_of_shared_images,
 )
-from randwire_det.detection.datasets import register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer
 
 WIDTH, HEIGHT = 48, 32

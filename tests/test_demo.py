@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, run_tool
 from PIL import Image
 
-from randwire_det.stopping import AskedToStop
+from randwire_det.run.stopping import AskedToStop
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,14 @@ from test_detection_parallel import in_two
 from test_parallel import free_port
 from test_train_net import RUN, refused, shapes  # noqa: F401
 
-from randwire_det import parallel
-from randwire_det.detection.dataset_report import check_dataset
-from randwire_det.detection.datasets import register_coco_datasets
+from randwire_det.coco.datasets import register_coco_datasets
+from randwire_det.coco.lint import check_dataset
 from randwire_det.detection.loader import TestLoader, TrainLoader
 from randwire_det.detection.processes import introduce
 from randwire_det.errors import EXIT_STOPPED, UserError
-from randwire_det.parallel import World
-from randwire_det.stopping import Stopping
+from randwire_det.run import parallel
+from randwire_det.run.parallel import World
+from randwire_det.run.stopping import Stopping
 
 ALONE = World()
 

@@ -14,9 +14,9 @@ from detection_helpers import as_overrides
 from test_parallel import free_port
 from test_train_net import CONFIG, RUN, refused, shapes  # noqa: F401
 
-from randwire_det.checkpoint import load_checkpoint
 from randwire_det.errors import EXIT_STOPPED, UserError
-from randwire_det.run_folder import locked
+from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.run.folder import locked
 
 TOOL = str(REPO / "tools" / "train_net.py")
 LAUNCHERS = {

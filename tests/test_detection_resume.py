@@ -12,8 +12,8 @@ from detection_helpers import as_overrides
 from test_resume import _half_written, assert_same, wait_until
 from test_train_net import CONFIG, RUN, shapes, train_net  # noqa: F401
 
-from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import CHECKPOINTS, newest_checkpoint
+from randwire_det.run.checkpoint import load_checkpoint
 
 EVERYTHING = {  # that has a state or draws lots
     "SOLVER.EMA_DECAY": 0.9,

@@ -15,12 +15,12 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
 from test_train_net import RUN, shapes  # noqa: F401
 
-from randwire_det.average import WeightAverage
-from randwire_det.detection.datasets import register_coco_datasets
+from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.detection.step import TrainStep
 from randwire_det.detection.trainer import RandWireTrainer
 from randwire_det.errors import UserError
-from randwire_det.parallel import World
+from randwire_det.run.average import WeightAverage
+from randwire_det.run.parallel import World
 
 # A change of the weights is then -BASE_LR times what became of the gradient.
 PLAIN = {"SOLVER.BASE_LR": 0.01, "SOLVER.MOMENTUM": 0.0, "SOLVER.WEIGHT_DECAY": 0.0}

@@ -5,7 +5,7 @@ from conftest import tiny_spec
 from PIL import Image
 
 from randwire_det import UserError
-from randwire_det.draw import draw_network
+from randwire_det.spec.draw import draw_network
 
 
 def test_a_wiring_is_drawn_in_its_colours(tmp_path):

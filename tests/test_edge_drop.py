@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_spec
+from network_helpers import assert_close, build, gradients, random_image
 from reference import evaluate
-from test_network import assert_close, build, gradients, random_image
 
 from pretrain import recipe
 from randwire_det.errors import UserError

@@ -24,11 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pretrain import commands, data, recipe
 from pretrain.engine import Trainer
-from randwire_det.checkpoint import load_checkpoint
+from randwire_det.config.network_keys import spec_from_config
 from randwire_det.errors import UsageError
 from randwire_det.network import RandWireClassifier
-from randwire_det.parallel import World
-from randwire_det.spec_config import spec_from_config
+from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.run.parallel import World
 
 KINDS = ("classifier", "baseline")
 

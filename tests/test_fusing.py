@@ -18,9 +18,9 @@ from reference import evaluate
 from torch import nn
 
 from randwire_det.errors import UserError
-from randwire_det.fusing import fuse
 from randwire_det.network import RandWire, RandWireClassifier
-from randwire_det.stages import FoldedStage, RandomStage
+from randwire_det.network.fusing import fuse
+from randwire_det.network.stages import FoldedStage, RandomStage
 
 WIDE = NETWORKS["padded widths"][1]
 

@@ -10,9 +10,9 @@ from module_changes import CHANGES, STAGE_CHANGES
 from network_helpers import EVERY_STAGE, assert_close, build, gradients, random_image
 from reference import by_modules, evaluate
 
-from randwire_det.generator import generate
 from randwire_det.network import RandWire
 from randwire_det.spec import NetworkSpec, StageSpec
+from randwire_det.spec.generator import generate
 
 # The same examples each time: a failure is of the change that is tested, and not of the day.
 # It is not made smaller, which takes minutes.

@@ -196,9 +196,9 @@ def test_a_stage_too_small_for_its_wiring_is_named():
 def test_a_fresh_process_generates_the_same_without_torch():
     """Under other hash seeds too; and the face of the package costs no import of torch."""
     code = (
-        "import json, sys, randwire_det, randwire_det.complexity\n"
+        "import json, sys, randwire_det, randwire_det.spec.complexity\n"
         "spec = randwire_det.generate(**json.loads(sys.argv[1]))\n"
-        "randwire_det.complexity.complexity(spec)\n"
+        "randwire_det.spec.complexity.complexity(spec)\n"
         "heavy = [name for name in ('torch', 'torchvision', 'detectron2') if name in sys.modules]\n"
         "print(json.dumps([spec.to_json(), spec.digest, heavy]))"
     )

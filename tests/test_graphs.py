@@ -8,7 +8,7 @@ from statistics import stdev
 import pytest
 
 from randwire_det.errors import UserError
-from randwire_det.graphs import Dag, barabasi_albert, erdos_renyi, watts_strogatz
+from randwire_det.spec.graphs import Dag, barabasi_albert, erdos_renyi, watts_strogatz
 
 SEEDS = range(20)
 SAMPLES = {

@@ -20,7 +20,7 @@ from detection_helpers import as_overrides
 from pretrain_helpers import make_folders, tiny_file
 from test_train_net import CONFIG, RUN, shapes  # noqa: F401
 
-from randwire_det import launch
+from randwire_det.run import launch
 
 LIMIT = 20  # seconds
 

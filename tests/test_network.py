@@ -18,9 +18,9 @@ from network_helpers import (
 from torch import nn
 
 from randwire_det.errors import UserError
-from randwire_det.graphs import Dag
 from randwire_det.network import RandWire, RandWireClassifier
 from randwire_det.spec import NetworkSpec, StageSpec
+from randwire_det.spec.graphs import Dag
 
 
 def classifier_of(spec, **arguments):

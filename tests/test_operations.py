@@ -7,10 +7,9 @@ from network_helpers import assert_close, build, gradients, random_image
 from reference import by_modules
 from torch import nn
 
-from randwire_det import complexity, operations, spec
-from randwire_det.network import RandWire
-from randwire_det.nodes import Node
-from randwire_det.spec import NetworkSpec, StageSpec
+from randwire_det.network import RandWire, operations
+from randwire_det.network.nodes import Node
+from randwire_det.spec import NetworkSpec, StageSpec, complexity, spec
 
 
 def test_every_operation_is_built_and_counted():

@@ -24,7 +24,7 @@ def installed(tmp_path_factory):
 
 def test_every_config_is_found_from_any_directory(installed, tmp_path):
     script = (
-        "import randwire_det, randwire_det.config_files as c;"
+        "import randwire_det, randwire_det.config.files as c;"
         "print(randwire_det.__file__, *sorted(str(p.relative_to(c.SHIPPED))"
         " for p in c.SHIPPED.rglob('*.yaml')), sep='\\n');"
         "print(c.config_path('faster_rcnn_randwire_c109.yaml'))"

@@ -18,11 +18,11 @@ from test_resume import _lines, assert_same, assert_same_run, wait_until
 from pretrain import data, recipe, resume
 from pretrain.engine import Trainer
 from pretrain.evaluation import evaluate
-from randwire_det import parallel
-from randwire_det.checkpoint import load_checkpoint
 from randwire_det.detection.checkpointer import RandWireCheckpointer
 from randwire_det.errors import EXIT_STOPPED, UsageError
-from randwire_det.launch import _meeting_point
+from randwire_det.run import parallel
+from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.run.launch import _meeting_point
 
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
 

@@ -15,11 +15,11 @@ from test_pretrain_data import bomb
 from torch import nn
 
 from pretrain import data
-from randwire_det.detection.dataset_report import check_dataset
+from randwire_det.coco.lint import check_dataset
 from randwire_det.detection.loader import Reading
 from randwire_det.detection.predict import Classes, Predictor, predict
 from randwire_det.errors import UserError
-from randwire_det.pictures import read_picture
+from randwire_det.run.pictures import read_picture
 
 GREY = np.arange(60 * 50).reshape(50, 60)  # as wide as 12 bits
 COLOUR = np.stack([GREY % 256, GREY // 12, 255 - GREY % 256], axis=2).astype(np.uint8)

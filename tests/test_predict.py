@@ -22,7 +22,8 @@ from pycocotools.coco import COCO
 from test_checkpointer import resnet, save_baseline, save_classifier
 
 from randwire_det import UsageError, UserError
-from randwire_det.average import WeightAverage
+from randwire_det.coco.report.drawing import class_colour
+from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.picture_files import find_pictures, image_ids
 from randwire_det.detection.predict import (
     Classes,
@@ -30,11 +31,10 @@ from randwire_det.detection.predict import (
     draw,
     predict,
 )
-from randwire_det.detection.report.drawing import class_colour
 from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
-from randwire_det.fusing import fuse
-from randwire_det.spec_config import spec_from_config
+from randwire_det.network.fusing import fuse
+from randwire_det.run.average import WeightAverage
 
 DATASET, NAMES, IDS = "pictures_of_test_predict", ["cat", "dog", "cow"], [4, 7, 9]
 SMALL = {

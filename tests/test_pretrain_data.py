@@ -23,8 +23,8 @@ from torchvision.transforms import RandomResizedCrop
 
 from pretrain import augment, data
 from pretrain.folders import ImageIndex
-from randwire_det.checkpoint import Preprocessing
 from randwire_det.errors import UserError
+from randwire_det.run.checkpoint import Preprocessing
 
 LONG_AGO = 10**18  # ns; a folder that changed just now is not yet kept in an index
 

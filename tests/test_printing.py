@@ -3,7 +3,7 @@
 import pytest
 from conftest import run_python
 
-from randwire_det.printing import one_line, printable
+from randwire_det.run.printing import one_line, printable
 
 HOSTILE = {
     "colour": "\x1b[31mred",
@@ -34,7 +34,8 @@ def test_text_of_any_script_stays_as_it_is(text):
 
 SCRIPT = """
 import logging
-from randwire_det import UserError, cli
+from randwire_det import UserError
+from randwire_det.run import cli
 
 def main():
     logging.basicConfig(format="%(message)s")

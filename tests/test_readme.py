@@ -7,7 +7,7 @@ import pytest
 from conftest import REPO, run_python, run_tool
 from PIL import Image
 
-from randwire_det.checkpoint import load_checkpoint
+from randwire_det.run.checkpoint import load_checkpoint
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -27,7 +27,7 @@ import yaml
 from config_reading import one_image
 from detection_helpers import TINY, as_overrides
 from detectron2.engine import DefaultTrainer, default_setup
-from randwire_det.detection.datasets import register_coco_datasets
+from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.detection.trainer import RandWireTrainer
 
 folder = Path(sys.argv[1])

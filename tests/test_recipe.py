@@ -14,9 +14,9 @@ from torch import nn
 from pretrain import data, recipe
 from pretrain.config import check, get_cfg
 from pretrain.engine import Trainer
-from randwire_det.average import WeightAverage
-from randwire_det.config_files import merge_config
-from randwire_det.parallel import World
+from randwire_det.config.files import merge_config
+from randwire_det.run.average import WeightAverage
+from randwire_det.run.parallel import World
 
 CONFIGS = sorted(path.stem for path in (REPO / "configs" / "pretrain").glob("*.yaml"))
 RANDWIRE = ["randwire_ws_c78", "randwire_ws_c109", "randwire_ws_c154"]

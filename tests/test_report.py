@@ -13,11 +13,11 @@ import pytest
 from conftest import run_tool
 from PIL import Image
 
-from randwire_det.detection.report import write_report
-from randwire_det.detection.report.evaluation import evaluate
-from randwire_det.detection.report.gallery import choose
-from randwire_det.detection.report.matches import match
-from randwire_det.detection.report.tide import KINDS, break_down
+from randwire_det.coco.report import write_report
+from randwire_det.coco.report.evaluation import evaluate
+from randwire_det.coco.report.gallery import choose
+from randwire_det.coco.report.matches import match
+from randwire_det.coco.report.tide import KINDS, break_down
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 BOX, OFF, FAR = [10, 10, 20, 20], [22, 10, 20, 20], [60, 60, 20, 20]  # OFF: IoU 0.25 with BOX

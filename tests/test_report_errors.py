@@ -6,7 +6,7 @@ import pytest
 from conftest import assert_refused, run_tool
 from test_report import BOX, CAT, make_results, make_truth, save
 
-from randwire_det.detection.report import write_report
+from randwire_det.coco.report import write_report
 from randwire_det.errors import UsageError, UserError
 
 TRUTH = make_truth((1, CAT, BOX))

@@ -21,8 +21,8 @@ from pretrain_helpers import (
 )
 
 from pretrain import commands, resume
-from randwire_det.checkpoint import load_checkpoint
 from randwire_det.errors import EXIT_STOPPED, UsageError
+from randwire_det.run.checkpoint import load_checkpoint
 
 EVERYTHING = [  # that has a state or draws lots
     *["SOLVER.EMA_DECAY", 0.9, "SOLVER.AMP", "fp16", "SOLVER.MIXUP", 0.2, "SOLVER.CUTMIX", 1.0],

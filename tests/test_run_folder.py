@@ -5,7 +5,7 @@ import json
 import pytest
 
 from randwire_det.errors import UsageError, UserError
-from randwire_det.run_folder import cut_lines, locked, refuse_used
+from randwire_det.run.folder import cut_lines, locked, refuse_used
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from conftest import THETA, tiny_spec
 
 from randwire_det.errors import UserError
-from randwire_det.graphs import Dag
 from randwire_det.spec import NetworkSpec, StageSpec
+from randwire_det.spec.graphs import Dag
 
 # What stands where something else should: every JSON type, and values past every limit.
 ODD_VALUES = [

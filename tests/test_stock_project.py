@@ -15,13 +15,13 @@ from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_backbone, build_model
 
 from randwire_det import UsageError, UserError
-from randwire_det.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
-from randwire_det.config_files import flat
+from randwire_det.config.files import flat
 from randwire_det.detection import add_randwire_config, build_optimizer
 from randwire_det.detection.checkpointer import check_fits
 from randwire_det.detection.preprocessing import preprocessing_from_config
 from randwire_det.detection.trainer import RandWireTrainer
 from randwire_det.network import RandWireClassifier
+from randwire_det.run.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
 
 BUILDERS = (
     "build_randwire_backbone",

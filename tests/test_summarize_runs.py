@@ -15,9 +15,9 @@ from pretrain.baselines import build_baseline
 from pretrain.config import get_cfg
 from pretrain.summary import read_runs, summarize
 from randwire_det import NetworkSpec, generate
-from randwire_det.checkpoint import Preprocessing, save_checkpoint
 from randwire_det.errors import UserError
 from randwire_det.network import RandWireClassifier
+from randwire_det.run.checkpoint import Preprocessing, save_checkpoint
 
 TOOL = "summarize_runs.py"
 SPEC = importlib.util.spec_from_file_location("summarize_runs", REPO / "tools" / TOOL)

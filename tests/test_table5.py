@@ -7,10 +7,11 @@ import statistics
 import pytest
 from conftest import REPO, assert_refused, run_python, run_tool
 
+from randwire_det.coco.metrics import METRICS
 from randwire_det.detection.config import read_config
 from randwire_det.detection.results import record_evaluation
 from randwire_det.errors import UserError
-from randwire_det.table5 import COLUMNS, TABLE5, WRITTEN, fill, read_evaluations
+from randwire_det.tables.table5 import TABLE5, WRITTEN, fill, read_evaluations
 
 TOOL = "table5.py"
 SPEC = importlib.util.spec_from_file_location("table5_tool", REPO / "tools" / TOOL)
@@ -31,7 +32,7 @@ def make_run(folder, ap=39.0, *, file="faster_rcnn_randwire_c109.yaml", iteratio
         str(word) for key, value in changes.items() for word in (key.replace("__", "."), value)
     ]
     cfg = read_config(file, overrides)
-    metrics = {name: ap + n for n, name in enumerate(COLUMNS)} | {"AP-cat": ap}
+    metrics = {name: ap + n for n, name in enumerate(METRICS)} | {"AP-cat": ap}
     per_set = {name: {"bbox": metrics} for name in cfg.DATASETS.TEST}
     results = per_set if len(per_set) > 1 else {"bbox": metrics}
     record_evaluation(cfg, results, weights=f"{folder}, {iteration}", iteration=iteration)
@@ -67,7 +68,7 @@ def test_without_runs_every_row_of_the_paper_waits_in_its_order():
     rows = rows_of()
     assert [row.name for row in rows] == list(TABLE5)
     _, header, *lines = tool.to_text(rows).splitlines()
-    assert header.split() == ["network", "runs", *COLUMNS]
+    assert header.split() == ["network", "runs", *METRICS]
     for line, (name, paper) in zip(lines, TABLE5.items(), strict=True):
         assert line.startswith(name) and "not run" in line
         assert line.split()[-18:] == [
@@ -82,7 +83,7 @@ def test_seeds_make_one_row_of_means_and_sample_deviations_beside_the_papers(see
     assert (row.name, row.runs) == (C109, list(map(str, seeds)))
     assert row.paper == TABLE5[C109]
     aps = [39.0, 39.5, 40.6]
-    for n, name in enumerate(COLUMNS):
+    for n, name in enumerate(METRICS):
         assert row.metrics[name].mean == pytest.approx(statistics.fmean(aps) + n)
         assert row.metrics[name].std == pytest.approx(statistics.stdev(aps))
     (line,) = [line for line in tool.to_text(rows).splitlines() if line.startswith(C109)]
@@ -178,7 +179,7 @@ def test_an_unfinished_run_is_named_and_left_out(tmp_path, seeds):
     assert str(half) in line and "not finished" in line and str(LAST // 2) in line
 
 
-@pytest.mark.parametrize("results", [{}, {"bbox": dict.fromkeys(COLUMNS, float("nan"))}], ids=str)
+@pytest.mark.parametrize("results", [{}, {"bbox": dict.fromkeys(METRICS, float("nan"))}], ids=str)
 def test_an_evaluation_without_a_result_is_named_and_left_out(tmp_path, results):
     cfg = read_config("faster_rcnn_randwire_c109.yaml", ["OUTPUT_DIR", str(tmp_path)])
     record_evaluation(cfg, results, weights="", iteration=LAST)
@@ -284,7 +285,7 @@ def test_the_tool_prints_the_table_and_refuses_in_one_line(tmp_path, seeds):
 
 
 def test_a_table_needs_no_torch():
-    script = "import sys, randwire_det.table5, randwire_det.spread; print('torch' in sys.modules)"
+    script = "import sys, randwire_det.tables.table5, randwire_det.tables.spread; print('torch' in sys.modules)"
     assert run_python("-c", script).stdout.strip() == "False"
 
 

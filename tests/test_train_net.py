@@ -11,7 +11,7 @@ from conftest import run_tool
 from detection_helpers import TINY, as_overrides
 from PIL import Image
 
-from randwire_det.checkpoint import load_checkpoint
+from randwire_det.run.checkpoint import load_checkpoint
 
 CONFIG = "base_faster_rcnn_fpn.yaml"
 CLASSES = ["square", "wide", "tall"]

@@ -10,13 +10,12 @@ from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from randwire_det import wiring
 from randwire_det.errors import UserError
-from randwire_det.generator import generate
-from randwire_det.graphs import Dag
-from randwire_det.network import RandWire, RandWireClassifier
+from randwire_det.network import RandWire, RandWireClassifier, wiring
+from randwire_det.network.stages import RandomStage
 from randwire_det.spec import NetworkSpec, StageSpec
-from randwire_det.stages import RandomStage
+from randwire_det.spec.generator import generate
+from randwire_det.spec.graphs import Dag
 
 # The least network with a weighted sum and a padded map, since tracing takes seconds a node.
 SPEC = generate("er", seed=1, regime="small", channels=31, nodes=3, p=1.0)

@@ -24,12 +24,11 @@ from network_helpers import (
 )
 from torch import nn
 
-from randwire_det import wiring
 from randwire_det.benchmark.networks import node_by_node
 from randwire_det.errors import UserError
-from randwire_det.network import RandWire
-from randwire_det.stages import RandomStage, Way
-from randwire_det.wiring import padded_width
+from randwire_det.network import RandWire, wiring
+from randwire_det.network.stages import RandomStage, Way
+from randwire_det.network.wiring import padded_width
 
 WIDE = NETWORKS["padded widths"][1]
 

@@ -16,12 +16,12 @@ from test_train_net import RUN, shapes  # noqa: F401
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain import data
-from randwire_det.detection.datasets import register_coco_datasets
+from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.detection.loader import TestLoader, TrainLoader
 from randwire_det.errors import EXIT_STOPPED
-from randwire_det.parallel import World
-from randwire_det.stopping import AskedToStop, Stopping
-from randwire_det.workers import Workers, batches_of
+from randwire_det.run.parallel import World
+from randwire_det.run.stopping import AskedToStop, Stopping
+from randwire_det.run.workers import Workers, batches_of
 
 ALONE = World()
 NEW_MOUNTS, RECURSIVE_PRIVATE = 0x20000, 0x4000 | 0x40000  # CLONE_NEWNS, MS_REC | MS_PRIVATE

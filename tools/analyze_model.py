@@ -8,8 +8,8 @@ from statistics import mean, stdev
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
-from randwire_det.complexity import complexity
+from randwire_det.run import cli
+from randwire_det.spec.complexity import complexity
 
 # (regime, C): params in M, multiply-adds in M, each mean and sample std over seeds 1 to 5 of
 # WS(4, 0.75) with N=32 at 224 x 224, from Tables 2 and 3.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
 from randwire_det.errors import UsageError
+from randwire_det.run import cli
 
 WHAT = ("forward", "train", "memory", "detect", "build", "growth", "loader")
 GROWTH = {
@@ -108,7 +108,7 @@ def forward(args) -> dict:
     import torch
 
     from randwire_det.benchmark import measure, networks
-    from randwire_det.complexity import complexity
+    from randwire_det.spec.complexity import complexity
 
     x = networks.images(args.batch, args.size, args.device)
     models = {name: calibrated(name, args, x) for name in (*networks.BASELINES, networks.RANDWIRE)}

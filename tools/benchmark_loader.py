@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
+from randwire_det.run import cli
 
 with cli.quiet_imports():
     from pretrain.config import add_config_arguments, check, read_config

@@ -11,11 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UsageError, UserError, cli
+from randwire_det import UsageError, UserError
+from randwire_det.run import cli
 
 with cli.quiet_imports():
     from pretrain.baselines import detectron2_keys, to_detectron2
-    from randwire_det.checkpoint import load_checkpoint, write_atomically
+    from randwire_det.run.checkpoint import load_checkpoint, write_atomically
 
 
 def parse_args():

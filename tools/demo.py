@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_report import ARMS, write_report
 
-from randwire_det import UserError, cli
-from randwire_det.stopping import AskedToStop, Stopping, stoppable
+from randwire_det import UserError
+from randwire_det.run import cli
+from randwire_det.run.stopping import AskedToStop, Stopping, stoppable
 
 TOOLS = Path(__file__).resolve().parent
 # For --quick, by tool: enough to see that every step works, and for nothing else.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UsageError, cli
-from randwire_det.draw import draw_network
+from randwire_det import UsageError
+from randwire_det.run import cli
+from randwire_det.spec.draw import draw_network
 
 
 def parse_args():
@@ -27,7 +28,9 @@ def main():
         raise UsageError(f"--output {args.output}: expected a name that ends in .png, .svg or .pdf")
     if args.spec:
         with cli.quiet_imports():
-            from randwire_det.spec_config import read_spec  # reads checkpoints, so it needs torch
+            from randwire_det.config.network_keys import (
+                read_spec,  # reads checkpoints, so it needs torch
+            )
 
         spec = read_spec(args.spec)
     else:

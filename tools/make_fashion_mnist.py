@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
+from randwire_det.run import cli
 
 with cli.quiet_imports():
     import numpy as np

@@ -14,11 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UsageError, UserError, cli
-
-with cli.quiet_imports():
-    from randwire_det.checkpoint import replace_file
-    from randwire_det.coco_json import area_of, is_crowd, read_coco
+from randwire_det import UsageError, UserError
+from randwire_det.coco.coco_json import area_of, is_crowd, read_coco
+from randwire_det.run import cli
+from randwire_det.run.files import replace_file
 
 
 def parse_args():

@@ -25,7 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UsageError, cli
+from randwire_det import UsageError
+from randwire_det.run import cli
 
 EXAMPLE = """python tools/predict.py --weights output/faster_rcnn/model_final.pth \\
       --input photos holiday.jpg --output output/predict"""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
+from randwire_det.run import cli
 
 with cli.quiet_imports():
     from pretrain.config import add_config_arguments, read_config
-    from randwire_det.launch import launch, restarted, told_once
+    from randwire_det.run.launch import launch, restarted, told_once
 
 
 def parse_args():
@@ -52,7 +52,7 @@ def main() -> int:
         return status
     with cli.quiet_imports():
         from pretrain import commands  # takes seconds; a wrong config is told at once
-        from randwire_det.parallel import joined
+        from randwire_det.run.parallel import joined
 
     with joined() as world:
         if args.eval_only:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UsageError, cli
+from randwire_det import UsageError
+from randwire_det.run import cli
 
 
 def parse_args():
@@ -43,10 +44,10 @@ def of_run(run: Path, dataset: str | None) -> dict:
     with cli.quiet_imports():
         from detectron2.data import MetadataCatalog
 
+        from randwire_det.coco.datasets import check_datasets, register_coco_datasets
         from randwire_det.detection.config import read_config
-        from randwire_det.detection.datasets import check_datasets, register_coco_datasets
         from randwire_det.detection.results import heading, inference_dir, report_dir
-        from randwire_det.table5 import WRITTEN, read_record
+        from randwire_det.tables.table5 import WRITTEN, read_record
 
     cfg = read_config(str(run / "config.yaml"), [])
     cfg.OUTPUT_DIR = str(run)  # it may have been moved
@@ -81,7 +82,7 @@ def main():
         raise UsageError(f"missing {', '.join(missing)}; give them, or an OUTPUT_DIR that has them")
 
     with cli.quiet_imports():
-        from randwire_det.detection.report import write_report
+        from randwire_det.coco.report import write_report
 
     # What the run tells of its evaluation is true of its own files alone.
     own = told if given.keys().isdisjoint(("json", "results")) else {}

@@ -14,13 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
+from randwire_det.run import cli
 
 with cli.quiet_imports():
     from pretrain.paper import Paper
     from pretrain.summary import Row, read_runs, summarize
-    from randwire_det.printing import one_line, printable
-    from randwire_det.spread import aligned, markdown
+    from randwire_det.run.printing import one_line, printable
+    from randwire_det.tables.spread import aligned, markdown
 
 HEADER = (
     *("network", "test size", "epochs", "runs", "top-1, %", "paper", "top-5, %", "paper"),

@@ -14,10 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import cli
-from randwire_det.printing import one_line, printable
-from randwire_det.spread import aligned, markdown
-from randwire_det.table5 import COLUMNS, Row, fill, read_evaluations
+from randwire_det.coco.metrics import METRICS
+from randwire_det.run import cli
+from randwire_det.run.printing import one_line, printable
+from randwire_det.tables.spread import aligned, markdown
+from randwire_det.tables.table5 import Row, fill, read_evaluations
 
 PAPERS, OTHERS = "Table 5: here / paper", "Other runs"
 
@@ -37,7 +38,7 @@ def to_markdown(rows: list[Row]) -> str:
 def to_text(rows: list[Row]) -> str:
     parts = []
     for title, header, lines in _tables(rows):
-        parts += [title, *aligned([header, *lines], left=len(header) - 1 - len(COLUMNS)), ""]
+        parts += [title, *aligned([header, *lines], left=len(header) - 1 - len(METRICS)), ""]
     return "\n".join(parts).rstrip()
 
 
@@ -45,9 +46,9 @@ def _tables(rows: list[Row]) -> list[tuple[str, tuple[str, ...], list[tuple[str,
     """Title, header and lines of the paper's table, and of another where there are other runs."""
     papers = [(row.name, _runs(row), *_cells(row)) for row in rows if row.paper]
     others = [(row.name, row.what, _runs(row), *_cells(row)) for row in rows if not row.paper]
-    tables = [(PAPERS, ("network", "runs", *COLUMNS), papers)]
+    tables = [(PAPERS, ("network", "runs", *METRICS), papers)]
     if others:
-        tables.append((OTHERS, ("network", "what it is", "runs", *COLUMNS), others))
+        tables.append((OTHERS, ("network", "what it is", "runs", *METRICS), others))
     return tables
 
 
@@ -61,7 +62,7 @@ def _cells(row: Row) -> list[str]:
     }
     if not row.paper:
         return list(ours.values())
-    return [f"{ours[name]} / {row.paper[name]}" for name in COLUMNS]
+    return [f"{ours[name]} / {row.paper[name]}" for name in METRICS]
 
 
 FORMATS = {"text": to_text, "markdown": to_markdown, "json": to_json}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UserError, cli
+from randwire_det import UserError
+from randwire_det.run import cli
 
 with cli.quiet_imports():
     import torch
@@ -19,18 +20,18 @@ with cli.quiet_imports():
     from detectron2.utils.env import seed_all_rng
     from detectron2.utils.logger import setup_logger
 
-    from randwire_det.checkpoint import replace_file
-    from randwire_det.config_files import config_path
+    from randwire_det.coco.datasets import register_coco_datasets
+    from randwire_det.config.files import config_path
     from randwire_det.detection.checks import builds_randwire, check_data, check_run
     from randwire_det.detection.config import read_config
-    from randwire_det.detection.datasets import register_coco_datasets
     from randwire_det.detection.processes import introduce
     from randwire_det.detection.results import report_evaluation
     from randwire_det.detection.trainer import RandWireTrainer, build_checkpointer, evaluate
     from randwire_det.detection.values import check_same_config
-    from randwire_det.launch import launch, restarted, told_once
-    from randwire_det.parallel import World, joined
-    from randwire_det.run_folder import locked
+    from randwire_det.run.files import replace_file
+    from randwire_det.run.folder import locked
+    from randwire_det.run.launch import launch, restarted, told_once
+    from randwire_det.run.parallel import World, joined
 
 EXAMPLE = """example:
   python tools/train_net.py --config-file faster_rcnn_randwire_c109.yaml --num-gpus 8 \\

@@ -101,8 +101,8 @@ def exponent(sizes: list[float], values: list[float]) -> float:
 
 def specs_generated(seconds: float, channels: int) -> Iterator[float]:
     """Seconds of every WS(4, 0.75) network sampled and counted within a time, seeds from 1."""
-    from ..complexity import complexity
-    from ..generator import generate
+    from ..spec.complexity import complexity
+    from ..spec.generator import generate
 
     end, seed = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:

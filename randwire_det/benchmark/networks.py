@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ..generator import generate
 from ..network import RandWireClassifier
-from ..stages import RandomStage
+from ..network.stages import RandomStage
+from ..spec.generator import generate
 
 BASELINES = {"ResNet-50": "resnet50", "ResNeXt-50 32x4d": "resnext50_32x4d"}
 RANDWIRE, LEAN, PLAIN = "RandWire", "RandWire, lean memory", "RandWire, node by node"
@@ -99,7 +99,7 @@ def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
     from detectron2.structures import Boxes, Instances
     from detectron2.utils.events import EventStorage
 
-    from ..config_files import merge_config
+    from ..config.files import merge_config
     from ..detection.config import get_cfg
 
     cfg, file = get_cfg(), DETECTORS[name]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from . import networks
+from ..benchmark import networks
 
 
 def main(case: str, settings: str) -> None:

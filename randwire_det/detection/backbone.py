@@ -8,10 +8,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
+from ..config.network_keys import spec_from_config
 from ..errors import UsageError
 from ..network import RandWire
-from ..spec import NetworkSpec
-from ..spec_config import spec_from_config
+from ..spec.spec import NetworkSpec
 from .config import require_randwire_keys
 from .preprocessing import warn_of_other_preprocessing
 

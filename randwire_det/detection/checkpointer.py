@@ -8,8 +8,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling.backbone import ResNet
 from torch import nn
 
-from ..average import WeightAverage
-from ..checkpoint import (
+from ..coco.classes import CURE
+from ..config.network_keys import check_same_spec
+from ..errors import UserError
+from ..network import RandWire
+from ..network.resnet_names import detectron2_names
+from ..run.average import WeightAverage
+from ..run.checkpoint import (
     KINDS,
     Preprocessing,
     check_same_preprocessing,
@@ -18,13 +23,8 @@ from ..checkpoint import (
     replace_file,
     save_checkpoint,
 )
-from ..classes import check_same_classes, few
-from ..errors import UserError
-from ..network import RandWire
-from ..resnet_names import detectron2_names
-from ..spec import NetworkSpec
-from ..spec_config import check_same_spec
-from .classes import CURE
+from ..run.classes import check_same_classes, few
+from ..spec.spec import NetworkSpec
 from .preprocessing import PREPROCESSING_KEYS
 
 logger = logging.getLogger(__name__)

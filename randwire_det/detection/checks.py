@@ -16,16 +16,16 @@ from detectron2.modeling import (
 )
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import KINDS, load_checkpoint
+from ..coco.classes import check_classes
+from ..coco.datasets import check_datasets
+from ..coco.lint import IMAGE_CHECKS, check_configured_datasets
+from ..config.network_keys import spec_from_config
 from ..errors import UsageError, UserError
-from ..memory import require_memory
-from ..parallel import current_world
-from ..run_folder import refuse_used
-from ..spec_config import spec_from_config
+from ..run.checkpoint import KINDS, load_checkpoint
+from ..run.folder import refuse_used
+from ..run.memory import require_memory
+from ..run.parallel import current_world
 from .checkpointer import check_fits, check_outputs, newest_checkpoint
-from .classes import check_classes
-from .dataset_report import IMAGE_CHECKS, check_configured_datasets
-from .datasets import check_datasets
 from .preprocessing import preprocessing_from_config
 from .values import check_values, refused_as, value_of
 

@@ -3,9 +3,9 @@
 import detectron2.config
 from detectron2.config import CfgNode
 
-from ..config_files import flat, merge_config
+from ..config.files import flat, merge_config
+from ..config.network_keys import add_memory_config, add_spec_config
 from ..errors import UsageError
-from ..spec_config import add_memory_config, add_spec_config
 
 
 def add_randwire_config(cfg: CfgNode) -> None:

@@ -9,7 +9,6 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,15 +16,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
-from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, Dataset
 
+from ..coco.file_names import open_file
+from ..coco.resizing import vanishes
 from ..errors import UserError
-from ..parallel import World
-from ..pictures import opened, reason, why_unusable
-from ..stopping import AskedToStop
-from ..workers import Workers, batches_of
-from .resizing import vanishes
+from ..run.parallel import World
+from ..run.pictures import opened, reason, why_unusable
+from ..run.stopping import AskedToStop
+from ..run.workers import Workers, batches_of
 
 
 class TrainLoader:
@@ -166,11 +165,6 @@ class Reading:
             if not fault:
                 raise RuntimeError(f"the mapper failed at {name}") from error
             return _error(name, fault)
-
-
-def open_file(path: str) -> BinaryIO:
-    """A picture's file, by any of the paths that detectron2 knows."""
-    return PathManager.open(path, "rb")
 
 
 def _error(name: str, fault: str) -> UserError:

@@ -2,9 +2,9 @@
 
 from detectron2.config import CfgNode
 
-from ..names import randwire_name
-from ..spec_config import spec_from_config
-from ..table5 import TABLE5
+from ..config.network_keys import spec_from_config
+from ..tables.names import randwire_name
+from ..tables.table5 import TABLE5
 from .checks import builds_randwire
 
 RESNET_BUILDERS = (
@@ -72,7 +72,7 @@ def paper_row(cfg: CfgNode, dataset: str) -> dict[str, float] | None:
     schedule has, and tested on coco_2017_val at 800 pixels.
 
     Returns:
-        AP by the names in `table5.COLUMNS`, or None.
+        AP by the names in `coco.metrics.METRICS`, or None.
     """
     # Scaled to another number of processes, iterations are rounded.
     images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UsageError, UserError
-from ..pictures import endings
+from ..run.pictures import endings
 
 logger = logging.getLogger(__name__)
 DRAWN_ENDINGS = (".jpeg", ".jpg", ".png")  # of copies

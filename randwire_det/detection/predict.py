@@ -24,12 +24,12 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..checkpoint import replace_file
+from ..coco.report.drawing import class_colour, draw_box
 from ..errors import UsageError, UserError
-from ..fusing import fuse
-from ..pictures import opened, reason
+from ..network.fusing import fuse
+from ..run.files import replace_file
+from ..run.pictures import opened, reason
 from .picture_files import copy_name, few, image_ids
-from .report.drawing import class_colour, draw_box
 
 logger = logging.getLogger(__name__)
 RESULTS = "predictions.json"

@@ -7,8 +7,8 @@ import zipfile
 import torch
 from detectron2.config import CfgNode
 
-from ..checkpoint import FORMAT, Preprocessing, check_same_preprocessing
 from ..errors import UserError
+from ..run.checkpoint import FORMAT, Preprocessing, check_same_preprocessing
 
 # Below detectron2's logger, so that a project's log file and console show it, too.
 logger = logging.getLogger(f"detectron2.{__name__}")

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from ..parallel import World
+from ..run.parallel import World
 
 
 def introduce(world: World) -> None:

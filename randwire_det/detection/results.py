@@ -20,14 +20,15 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..checkpoint import load_checkpoint, replace_file
-from ..config_files import flat
+from ..config.files import flat
+from ..config.network_keys import spec_from_config
 from ..errors import UserError
-from ..names import spec_keys, wiring_settings
-from ..spec_config import spec_from_config
-from ..spread import aligned
+from ..run.checkpoint import load_checkpoint
+from ..run.files import replace_file
 from ..strict import load_yaml
-from ..table5 import VERSION, WRITTEN, read_record
+from ..tables.names import spec_keys, wiring_settings
+from ..tables.spread import aligned
+from ..tables.table5 import VERSION, WRITTEN, read_record
 from .checks import builds_randwire
 from .paper import detector_name, network_name, paper_row
 
@@ -109,7 +110,7 @@ def report_evaluation(cfg: CfgNode) -> None:
 
     A reason why there cannot be one is logged: the numbers are safe by then.
     """
-    from .report import write_report  # and with it Matplotlib
+    from ..coco.report import write_report  # and with it Matplotlib
 
     for name in dict.fromkeys(cfg.DATASETS.TEST):
         record, metadata = read_record(Path(cfg.OUTPUT_DIR)), MetadataCatalog.get(name)

@@ -7,9 +7,9 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
-from ..average import WeightAverage
 from ..errors import UserError
-from ..parallel import World
+from ..run.average import WeightAverage
+from ..run.parallel import World
 
 
 class TrainStep(SimpleTrainer):

@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint import KINDS, fits, load_checkpoint
 from ..errors import UsageError, UserError
+from ..run.checkpoint import KINDS, fits, load_checkpoint
 from ..strict import load_yaml
 from .checks import check_model
 from .config import get_cfg

@@ -11,17 +11,17 @@ from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
-from ..average import WeightAverage
+from ..coco.classes import check_classes
+from ..coco.datasets import class_names, require_coco, training_dicts
+from ..coco.evaluator import CocoEvaluator
 from ..errors import UserError
-from ..fusing import fuse
-from ..parallel import current_world, lost_another
-from ..run_folder import cut_lines
-from ..stopping import AskedToStop, Stopping
+from ..network.fusing import fuse
+from ..run.average import WeightAverage
+from ..run.folder import cut_lines
+from ..run.parallel import current_world, lost_another
+from ..run.stopping import AskedToStop, Stopping
 from .checkpointer import RandWireCheckpointer
-from .classes import check_classes
 from .config import require_randwire_keys
-from .datasets import class_names, require_coco, training_dicts
-from .evaluator import CocoEvaluator
 from .loader import TestLoader, TrainLoader
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config

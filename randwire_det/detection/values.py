@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from ..config_files import FLOAT, flat, numbers_in
+from ..config.files import FLOAT, flat, numbers_in
 from ..errors import UsageError, UserError
-from ..parallel import World
+from ..run.parallel import World
 
 WIDTH = (1, 2**16)  # of a layer; what a model takes as a whole is looked at in `check_model`
 LAYERS = (0, 256)

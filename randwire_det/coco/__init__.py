@@ -1,0 +1,1 @@
+"""COCO-format data and results: reading, lint, evaluation, report. Knows nothing of RandWire."""

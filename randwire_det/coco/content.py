@@ -1,0 +1,138 @@
+"""What is wrong with the images and categories of a COCO-format data set as detectron2 meets them.
+
+Every fault goes to `found(kind, example)`; the kinds, and which of them are fatal, are in
+dataset_report.py. Only what detectron2 reads is looked at.
+"""
+
+import logging
+import shutil
+import time
+import warnings
+from functools import partial
+from multiprocessing.pool import ThreadPool
+
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.file_io import PathManager
+from tqdm import tqdm
+
+from ..run.pictures import opened, orientation, reason
+from .annotations import Fault, Found, size_of
+from .classes import misfit
+from .coco_json import category_fault, has_ids, repetition, short
+from .file_names import FileNames, open_file
+from .resizing import vanishes
+
+logger = logging.getLogger(__name__)
+
+THREADS = 16  # they wait for files most of the time
+
+
+def check_images(images: list, longest: int, found: Found) -> dict:
+    """The usable entries of "images" by id; of two with one id the last, as in detectron2.
+
+    Args:
+        longest: side of an image when the model sees it, in pixels; 0 where it is not resized.
+    """
+    known, names = {}, set()
+    for image in images:
+        if not has_ids(image, "id") or not isinstance(image.get("file_name"), str):
+            found("image-malformed", short(image))
+            continue
+        image_id, name = image["id"], image["file_name"]
+        if image_id in known:
+            earlier = short(known[image_id]["file_name"])
+            found("image-id-twice", f"id {short(image_id)}: {earlier} and {short(name)}")
+        if name in names:
+            found("image-file-twice", short(name))
+        if size_of(image) is None:
+            sides = f"width {short(image.get('width'))}, height {short(image.get('height'))}"
+            found("image-without-size", f"{short(name)}: {sides}")
+        elif vanishes(*size_of(image), longest):
+            found("image-too-thin", f"{short(name)}: {image['width']} x {image['height']}")
+        known[image_id] = image
+        names.add(name)
+    _check_sortable(known, "image-malformed", found)
+    return known
+
+
+def check_categories(
+    categories: list, num_classes: int | None, found: Found, *, training: bool
+) -> set:
+    """The ids of "categories"; `num_classes` is that of the model, None where it is not known."""
+    known, names = {}, {}
+    for category in categories:
+        if fault := category_fault(category):
+            found(*fault)
+            if has_ids(category, "id"):  # its annotations are in order
+                known[category["id"]] = None
+            continue
+        category_id, name = category["id"], category["name"]
+        if fault := repetition(category, known):
+            found(*fault)
+        elif name in names:
+            found("category-name-twice", f"{short(name)}: ids {names[name]} and {category_id}")
+        known[category_id] = name
+        names[name] = category_id
+    _check_sortable(known, "category-malformed", found)
+    if not categories:
+        found("no-categories", '"categories" is empty')
+    elif kind := misfit(len(known), num_classes, tested=not training):
+        found(kind, f"{len(known)} categories for {num_classes} outputs")
+    return set(known)
+
+
+def _check_sortable(known: dict, kind: str, found: Found) -> None:
+    """detectron2 sorts the ids."""
+    texts = [key for key in known if isinstance(key, str)]
+    if 0 < len(texts) < len(known):
+        found(kind, f"id {short(texts[0])} is text, other ids are numbers")
+
+
+def check_files(
+    images: list[dict], folder: str, paths: list[str], depth: str, found: Found
+) -> None:
+    """Look at the files of `images`, many at a time; `depth` is an IMAGE_CHECKS."""
+    told, (columns, rows) = time.monotonic(), shutil.get_terminal_size()
+    there = FileNames(folder)
+    with (
+        warnings.catch_warnings(),  # Pillow's, of damaged EXIF and the like
+        ThreadPool(THREADS) as pool,
+        # tqdm shows nothing in a terminal of unknown size
+        tqdm(total=len(paths), desc="image files", disable=None, ncols=columns, nrows=rows) as bar,
+    ):
+        warnings.simplefilter("ignore")
+        look = partial(_file_faults, depth=depth)
+        faults_of_all = pool.imap(look, zip(images, paths, strict=True), chunksize=64)
+        for done, (image, faults) in enumerate(zip(images, faults_of_all, strict=True), start=1):
+            for kind, detail in faults:
+                nearest = there.nearest(image["file_name"]) if kind == "image-absent" else None
+                if nearest:
+                    kind, detail = "image-spelled-otherwise", f"the folder has {short(nearest)}"
+                found(kind, f"{short(image['file_name'])}{detail and ': '}{detail}")
+            bar.update()
+            if bar.disable and time.monotonic() > told + 10:
+                logger.info(f"looked at {done} of {len(paths)} image files")
+                told = time.monotonic()
+
+
+def _file_faults(entry: tuple[dict, str], depth: str) -> list[Fault]:
+    image, path = entry
+    if depth == "none":
+        return [] if PathManager.isfile(path) else [("image-absent", "")]
+    try:
+        with opened(path, open_file) as picture:
+            turn, size = orientation(picture), picture.size
+            size = size[::-1] if turn >= 5 else size
+            if depth == "decode":
+                height, width = read_image(path, "RGB").shape[:2]  # just as detectron2 will
+                size = width, height
+    except (FileNotFoundError, NotADirectoryError):
+        return [("image-absent", "")]
+    except Exception as error:  # of broken bytes Pillow and its plugins raise almost anything
+        return [("image-unreadable", reason(error))]
+    stated, turned = size_of(image), " (as EXIF turns it)" if turn > 1 else ""
+    faults = [("image-rotated", f"orientation {turn}")] if turned else []
+    if stated not in (None, size):
+        detail = f"{size[0]} x {size[1]}{turned}, in the JSON {stated[0]} x {stated[1]}"
+        faults.append(("image-size", detail))
+    return faults

@@ -1,0 +1,43 @@
+"""detectron2's COCO evaluation of a ground truth that pycocotools measures right."""
+
+import contextlib
+import io
+import logging
+
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
+
+from .coco_json import ground_truth
+
+logger = logging.getLogger(__name__)
+
+
+class CocoEvaluator(COCOEvaluator):
+    """`COCOEvaluator`, official implementation, with `ground_truth` in place of what the JSON says.
+
+    Args:
+        dataset: the name of a registered data set.
+        output_dir: where coco_instances_results.json goes; None for nowhere.
+
+    Raises:
+        UserError: an "iscrowd" that is neither true nor false.
+    """
+
+    def __init__(self, dataset: str, output_dir: str | None = None, *, distributed: bool = True):
+        super().__init__(
+            dataset, distributed=distributed, output_dir=output_dir, use_fast_impl=False
+        )
+        self._dataset = dataset
+        if self._do_evaluation:  # else it has no annotations
+            self._coco_api.dataset = ground_truth(self._coco_api.dataset)
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its steps
+                self._coco_api.createIndex()
+
+    def evaluate(self, img_ids=None) -> dict:
+        results = super().evaluate(img_ids)
+        if not self._do_evaluation and comm.is_main_process():
+            logger.warning(
+                f"{self._dataset}: its annotation file has no annotations, so there is no AP; the"
+                f" detections are in {self._output_dir}/coco_instances_results.json"
+            )
+        return results

@@ -1,0 +1,205 @@
+"""YAML configs: the shipped ones are found by bare name, and bad keys are met with the nearest.
+
+Works for any yacs-style node (detectron2's and fvcore's), so detection and pretraining share it.
+"""
+
+import copy
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fvcore.common.config import BASE_KEY, CfgNode
+
+from ..errors import UsageError, UserError
+from ..strict import load_yaml, read_regular
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Installed, the configs lie inside the package; in a checkout, beside it.
+SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+FLOAT = 1e38  # about the largest number that torch computes with
+MAX_DEPTH = 50  # of _BASE_s of _BASE_s
+
+
+def config_path(name: str) -> str:
+    """The path of a config file: `name` itself where it is a file, else the shipped one.
+
+    Raises:
+        UsageError: neither exists; the message lists what is shipped.
+    """
+    for candidate in (Path(name), SHIPPED / name):
+        if candidate.is_file():
+            return str(candidate)
+    shipped = sorted(str(path.relative_to(SHIPPED)) for path in SHIPPED.rglob("*.yaml"))
+    close = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"config {name!r} is no file; {hint}shipped are: {', '.join(shipped)}")
+
+
+def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
+    """Merge a YAML file (with its `_BASE_`s), then `KEY VALUE` pairs, into `cfg`, in place.
+
+    YAML that would build Python objects is refused.
+
+    Raises:
+        UsageError: an unknown key (with the nearest real one), a value of a wrong type, unsafe or
+            broken YAML, a key given twice in a file, a missing file, an odd number of overrides.
+    """
+    path = config_path(config_file)
+    loaded = _load(cfg, path, (), {})
+    _merge_values(cfg, loaded, path)
+
+    for word in overrides:
+        if word.startswith("--"):
+            raise UsageError(
+                f"{_short(word, 100)} stands among the KEY VALUE pairs; options come before them"
+            )
+    if len(overrides) % 2:
+        raise UsageError(
+            f"overrides come as KEY VALUE pairs, got an odd number: {_short(' '.join(overrides))}"
+        )
+    _check_keys(cfg, overrides[::2], "command line")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        # A single-key mapping, so that both ways of setting a key share their rules.
+        try:
+            nested = CfgNode._decode_cfg_value(value)
+        except (RecursionError, MemoryError):
+            raise UsageError(f"{key}: a value nested too deeply") from None
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        where = f"{key} {_short(value, 100)}"
+        _check_numbers(nested, where)
+        _merge_values(cfg, nested, where)
+
+
+def _load(cfg: CfgNode, path: str, above: tuple[str, ...], known: dict[str, dict]) -> dict:
+    """A YAML file merged over its `_BASE_`s, which are relative to it, with its keys checked.
+
+    Args:
+        above: the files that lead here by their `_BASE_`.
+        known: what came of the files so far by path, as two files may have one base.
+    """
+    here = os.path.normpath(path)
+    if here in known:
+        return copy.deepcopy(known[here])
+    try:
+        loaded = load_yaml(read_regular(path))
+    except OSError as error:
+        named = f"{above[-1]}: {BASE_KEY} {path}" if above else path
+        raise UsageError(f"{named}: {error.strerror}") from None
+    except UserError as error:
+        separator = ", " if str(error).startswith("line ") else ": "
+        raise UsageError(f"{path}{separator}{error}") from None
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path}: expected KEY: VALUE lines")
+    bases = loaded.pop(BASE_KEY, [])
+    _check_keys(cfg, _leaves(loaded), path)
+    _check_numbers(loaded, path)
+    merged = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise UsageError(f"{path}: {BASE_KEY} {base!r}, expected the path of a config file")
+        base_path = os.path.normpath(Path(path).parent / Path(base).expanduser())
+        if not Path(base_path).exists() and (SHIPPED / base).is_file():
+            base_path = str(SHIPPED / base)  # so that a config of one's own can build on these
+        if base_path in (*above, here):
+            raise UsageError(f"{path}: {BASE_KEY} {base} leads back to a file that it is a base of")
+        if len(above) == MAX_DEPTH:
+            raise UsageError(f"{path}: {BASE_KEY} {base} is one below {MAX_DEPTH} others")
+        _override(merged, _load(cfg, base_path, (*above, here), known), path)
+    _override(merged, loaded, path)
+    known[here] = copy.deepcopy(merged)
+    return merged
+
+
+def _override(below: dict, above: dict, path: str) -> None:
+    """Merge a file into its base, in place."""
+    for key, value in above.items():
+        if isinstance(value, dict) and key in below:
+            if not isinstance(below[key], dict):
+                raise UsageError(
+                    f"{path}: {key} is a section, but {below[key]!r} in its {BASE_KEY}"
+                )
+            _override(below[key], value, path)
+        else:
+            below[key] = value
+
+
+def _merge_values(cfg: CfgNode, values: dict, where: str) -> None:
+    try:
+        cfg.merge_from_other_cfg(CfgNode(_whole_to_float(cfg, values)))
+    except (KeyError, ValueError, AssertionError, TypeError) as error:
+        message = f"{where}: {str(error).strip(chr(39))}"
+        raise UsageError(_short(message)) from None
+
+
+def _check_numbers(values: dict, where: str) -> None:
+    for key, value in flat(values).items():
+        for number in numbers_in(value):
+            if number != number:
+                raise UsageError(f"{where}: {key} is not a number")
+            if isinstance(number, int) and number.bit_length() > 63:
+                raise UsageError(f"{where}: {key} is a number of more than 63 bits")
+
+
+def _short(text: str, most: int = 1000) -> str:
+    """On one line and of bounded length; yacs prints whole nodes, and the key last."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def numbers_in(value) -> Iterator[int | float]:
+    """A value's own number, or those in its lists and tuples."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from numbers_in(each)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def _whole_to_float(cfg: CfgNode, values: dict) -> dict:
+    """`BASE_LR: 1` means 1.0, which yacs would refuse."""
+    result = {}
+    for key, value in values.items():
+        current = cfg.get(key)
+        if isinstance(value, dict) and isinstance(current, CfgNode):
+            value = _whole_to_float(current, value)
+        elif type(value) is int and type(current) is float:
+            value = float(value)
+        result[key] = value
+    return result
+
+
+def _leaves(node: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            keys += _leaves(value, f"{prefix}{key}.")
+        else:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
+    known = _leaves(cfg)
+    for key in keys:
+        node = cfg
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                # yacs allows new keys only where the node says so.
+                if isinstance(node, CfgNode) and node.is_new_allowed():
+                    break
+                upper = {name.upper(): name for name in known}
+                (close,) = difflib.get_close_matches(key.upper(), upper, n=1, cutoff=0.0)
+                raise UsageError(f"{where}: unknown config key {key}; did you mean {upper[close]}?")
+            node = node[part]
+
+
+def flat(node: dict, prefix: str = "") -> dict:
+    """{"A": {"B": 1}} to {"A.B": 1}."""
+    found = {}
+    for key, value in node.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+    return found

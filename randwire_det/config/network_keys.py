@@ -1,0 +1,111 @@
+"""The config keys that choose a network, the same for pretraining and detection."""
+
+from fvcore.common.config import CfgNode
+
+from ..errors import UsageError, UserError
+from ..run.checkpoint import load_checkpoint
+from ..run.memory import require_memory
+from ..spec.complexity import complexity
+from ..spec.generator import generate, parameters_of
+from ..spec.spec import NetworkSpec
+from ..strict import read_regular
+
+
+def add_spec_config(node: CfgNode) -> None:
+    """Add the keys of a network, with the defaults of the paper's C=109, to `node`."""
+    node.GENERATOR = "ws"  # er (takes P), ba (takes M) or ws (takes K and P)
+    node.REGIME = "regular"  # small or regular, the columns of Table 1
+    node.CHANNELS = 109  # C
+    node.NODES = 32  # N
+    node.K = 4
+    node.P = 0.75
+    node.M = 5
+    node.SEED = 1
+    node.SEED_PER_STAGE = False  # give every stage a graph of its own
+    # A spec's JSON file, or a checkpoint: its wiring is taken and the keys above are not read.
+    node.SPEC = ""
+
+
+def add_memory_config(node: CfgNode) -> None:
+    """Add what a training step keeps, which is no part of the network."""
+    # standard; or lean, which keeps less than half as much and computes the rest again.
+    node.MEMORY = "standard"
+
+
+def spec_from_config(node: CfgNode) -> NetworkSpec:
+    """The network that the keys of `add_spec_config` choose.
+
+    Raises:
+        UsageError: a bad value, or a network that this machine's memory cannot hold.
+        UserError: a SPEC file that cannot be read.
+    """
+    if node.SPEC:
+        spec, named = read_spec(node.SPEC), f"SPEC {node.SPEC}"
+    else:
+        spec, named = _sampled(node), f"CHANNELS {node.CHANNELS} and NODES {node.NODES}"
+    parameters = complexity(spec, num_classes=None).params
+    require_memory(parameters, f"the network of the config ({named})")
+    return spec
+
+
+def _sampled(node: CfgNode) -> NetworkSpec:
+    try:
+        return generate(
+            node.GENERATOR,
+            seed=node.SEED,
+            regime=node.REGIME,
+            channels=node.CHANNELS,
+            nodes=node.NODES,
+            seed_per_stage=node.SEED_PER_STAGE,
+            **{name: getattr(node, name.upper()) for name in parameters_of(node.GENERATOR)},
+        )
+    except UserError as error:
+        keys = ("GENERATOR", "REGIME", "CHANNELS", "NODES", "K", "P", "M", "SEED")
+        chosen = ", ".join(f"{key} {node[key]}" for key in keys)
+        raise UsageError(f"the network of the config ({chosen}): {error}") from None
+
+
+def read_spec(path: str) -> NetworkSpec:
+    """The spec in a JSON file or in a checkpoint.
+
+    Raises:
+        UserError: the file is missing, or neither, or of another kind of network.
+    """
+    if not path.endswith(".json"):
+        spec = load_checkpoint(path)["spec"]
+        if spec is None:
+            raise UserError(f"spec {path}: no RandWire is in this checkpoint")
+        return spec
+    try:
+        return NetworkSpec.from_json(read_regular(path))
+    except OSError as error:
+        raise UsageError(f"spec {path}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"spec {path}: {error}") from None
+
+
+def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str, prefix: str) -> None:
+    """Refuse weights of another network, naming both and the keys to change.
+
+    Args:
+        theirs: the spec in the checkpoint at `path`.
+        ours: the spec of the network that the config builds.
+        prefix: of the config keys, such as "MODEL.RANDWIRE".
+
+    Raises:
+        UserError: the specs differ.
+    """
+    if theirs == ours:
+        return
+    keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed", "seed_per_stage")
+    changes = [
+        f"{prefix}.{key.upper()} {theirs.provenance[key]}"
+        for key in keys
+        if key in theirs.provenance and theirs.provenance[key] != ours.provenance.get(key)
+    ]
+    # The same keys may sample another graph in another networkx; the file itself never does.
+    advice = " ".join(changes) or f"{prefix}.SPEC {path}"
+    raise UserError(
+        f"{path} holds weights of another network: {theirs.describe()}; the config builds"
+        f" {ours.describe()}. To use these weights set {advice}"
+    )

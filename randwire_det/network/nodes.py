@@ -1,0 +1,141 @@
+"""What one node does (section 3.2, Figure 2): aggregate, then ReLU - convolution - BN."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..spec.spec import SEP_CONV3X3
+from .as_built import conv_configuration, is_plain_conv, is_plain_norm, is_untouched
+from .fusing import fold
+from .operations import OPERATIONS
+from .wiring import Affine, NodeTensors
+
+Norm = Callable[[int], nn.Module]  # channels -> a normalisation layer
+
+
+class Node(nn.Module):
+    """Weighted sum with positive weights -> ReLU -> the stage's operation -> BN.
+
+    A node with one input has no weight: a positive scale there is absorbed by the BN that follows.
+
+    Args:
+        op: a name of `operations.OPERATIONS`, by default the 3x3 separable convolution.
+        in_channels: of every input.
+        channels: of the output.
+        num_inputs: input degree; the unique input node counts as one.
+        stride: of the operation; 2 for the nodes right after a stage's input.
+        norm: makes the normalisation layer.
+    """
+
+    def __init__(
+        self, op: str, in_channels: int, channels: int, num_inputs: int, stride: int, norm: Norm
+    ):
+        super().__init__()
+        if num_inputs > 1:
+            # w = sigmoid(logit) is positive (footnote 4); zero starts every edge at one half.
+            self.edge_logits = nn.Parameter(torch.zeros(num_inputs))
+        self.op = op
+        layers = OPERATIONS[op](in_channels, channels, stride)
+        self.layer_names = tuple(layers)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.norm = norm(channels)
+        if op == SEP_CONV3X3:  # the one that `wiring.run` knows
+            self.built = tuple(conv_configuration(layer) for layer in layers.values())
+
+    def forward(self, inputs: Sequence[Tensor], edge_mask: Tensor | None = None) -> Tensor:
+        """`num_inputs` maps (B, in_channels, H, W) to one (B, channels, H/stride, W/stride).
+
+        Args:
+            edge_mask: (num_inputs,), 0 for an edge that a training step leaves out, else 1.
+        """
+        x = F.relu(self.aggregate(inputs, edge_mask))
+        for name in self.layer_names:
+            x = getattr(self, name)(x)
+        return self.norm(x)
+
+    def aggregate(self, inputs: Sequence[Tensor], edge_mask: Tensor | None = None) -> Tensor:
+        """The weighted sum of all inputs, as one map."""
+        weights = self.edge_weights(edge_mask)
+        if weights is None:
+            return inputs[0]
+        total = inputs[0] * weights[0]
+        for position in range(1, len(inputs)):  # a weight at a time, which torch.fx can follow
+            total = torch.addcmul(total, inputs[position], weights[position])
+        return total
+
+    def edge_weights(self, edge_mask: Tensor | None = None) -> Tensor | None:
+        """(num_inputs,), positive but for an edge that is left out; None for a single input."""
+        if not hasattr(self, "edge_logits"):
+            return None
+        weights = self.edge_logits.sigmoid()
+        if edge_mask is None or not self.training:
+            return weights
+        # A factor, so that every weight stays in the graph: DDP waits for the gradient of each.
+        return weights * edge_mask.to(weights.dtype)
+
+    # --- for `wiring.run`, which computes a whole stage by the same tensors
+
+    @property
+    def takes_batch_statistics(self) -> bool:
+        return type(self.norm) is nn.BatchNorm2d and self.norm.training
+
+    def is_plain(self) -> bool:
+        """Whether the node still is what it was built as, and `wiring.run` knows all of it."""
+        return (
+            self.op == SEP_CONV3X3
+            and is_untouched(self, ("forward", "aggregate", "edge_weights", "_call_impl"))
+            and is_plain_conv(self.depthwise, self.built[0])
+            and is_plain_conv(self.pointwise, self.built[1])
+            and is_plain_norm(self.norm)
+        )
+
+    def tensors(self, edge_mask: Tensor | None = None) -> NodeTensors:
+        """What the node computes with."""
+        norm, statistics = self.norm, (None, None)
+        if not self.takes_batch_statistics:
+            statistics = norm.running_mean, norm.running_var
+        return NodeTensors(
+            self.edge_weights(edge_mask),
+            self.depthwise.weight,
+            self.pointwise.weight,
+            *(norm.weight, norm.bias),
+            *statistics,
+        )
+
+    @torch.no_grad()
+    def folded(self, dtype: torch.dtype | None) -> NodeTensors:
+        """As `tensors`, of a plain node in eval mode, with BN in the 1x1 convolution.
+
+        Args:
+            dtype: of all but the edges' weights; by default their own.
+        """
+        pointwise, bias = fold(self.pointwise.weight, self.norm, dtype)
+        depthwise = self.depthwise.weight.to(pointwise.dtype, copy=True)
+        return NodeTensors(self.edge_weights(), depthwise, pointwise, None, bias, None, None)
+
+    @torch.no_grad()
+    def record_statistics(self, affine: Affine) -> None:
+        """Take the batch's mean and variance into BN's running ones, as BN itself does."""
+        norm = self.norm
+        if affine.unbiased_var is None:
+            return
+        norm.num_batches_tracked += 1
+        momentum = norm.momentum
+        if momentum is None:  # BN's way of saying: the mean of all batches
+            momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
+        for running, of_batch in (
+            (norm.running_mean, affine.mean),
+            (norm.running_var, affine.unbiased_var),
+        ):
+            running.lerp_(of_batch[: len(running)].to(running.dtype), momentum)
+
+
+# As it was when this package was imported: a `Node.forward` patched for all nodes counts, too.
+_METHODS = (Node.forward, Node.aggregate, Node.edge_weights)
+
+
+def node_class_is_as_imported() -> bool:
+    return (Node.forward, Node.aggregate, Node.edge_weights) == _METHODS

@@ -1,0 +1,211 @@
+"""The stages of a trunk (Table 1): a single convolution, or a random wiring of nodes."""
+
+from enum import Enum, auto
+
+import torch
+from torch import Tensor, nn
+
+from ..spec.spec import StageSpec
+from .as_built import (
+    classes_are_as_imported,
+    conv_configuration,
+    is_exported,
+    is_plain_conv,
+    is_plain_norm,
+    is_traced,
+    is_transformed,
+    is_untouched,
+)
+from .fusing import Foldable, FoldedConv, FoldedTensors
+from .nodes import Node, Norm, node_class_is_as_imported
+from .wiring import Keep, NodeTensors, Plan, infer, run
+from .wiring_backward import RandomWiring
+
+
+class ConvStage(Foldable):
+    """A single convolution as a stage: Conv-BN for conv1, ReLU-Conv-BN after it (Table 1)."""
+
+    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
+        super().__init__()
+        self.relu = nn.Identity() if stage.name == "conv1" else nn.ReLU()
+        self.conv = nn.Conv2d(in_channels, stage.channels, 3, stage.stride, padding=1, bias=False)
+        self.norm = norm(stage.channels)
+        self.built = conv_configuration(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
+        return self.norm(self.conv(self.relu(x)))
+
+    def is_plain(self) -> bool:
+        plain = type(self) is ConvStage and is_untouched(self)
+        return plain and is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
+
+    def folded(self, dtype: torch.dtype | None) -> "ConvStage":
+        self.conv, self.norm = FoldedConv(self.conv, self.norm, dtype), nn.Identity()
+        return self
+
+
+class Way(Enum):
+    """How a random stage is computed; all are the same function. `RandomStage.way` chooses."""
+
+    NODE_BY_NODE = auto()  # section 3.2 as it is written, by torch's own modules
+    INFER = auto()  # `wiring.infer`: no batch statistics, no gradients
+    PLAIN = auto()  # `wiring.run`: as INFER, as one piece of plain operations for a tracer
+    BATCH = auto()  # `wiring.run`: batch statistics, but no gradients
+    LEARN = auto()  # `wiring_backward.RandomWiring`: its own backward
+    LEAVE_OUT = auto()  # left out of a compiled training step, and run as in eager mode
+
+
+class RandomStage(Foldable):
+    """A random wiring as a stage; the unique input and output node do no convolution."""
+
+    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
+        super().__init__()
+        self.dag, self.in_channels, self.channels = stage.dag, in_channels, stage.channels
+        self.nodes = nn.ModuleList(
+            Node(stage.op, stage.channels, stage.channels, len(sources), 1, norm)
+            if sources
+            else Node(stage.op, in_channels, stage.channels, 1, stage.stride, norm)
+            for sources in stage.dag.predecessors
+        )
+
+    def forward(
+        self, x: Tensor, keep: Keep = Keep.SUMS_AND_MAPS, edge_mask: Tensor | None = None
+    ) -> Tensor:
+        """A stage's input to its output.
+
+        Args:
+            x: (B, in_channels, H, W).
+            keep: what is kept for the backward; saving fewer maps means recomputing more.
+            edge_mask: (edges into nodes with more than one input,), by target, then source; 0 for
+                an edge that is left out in training mode, else 1.
+
+        Returns:
+            (B, channels, ceil(H / stride), ceil(W / stride)).
+        """
+        way = self.way(x)
+        if way is Way.LEAVE_OUT:
+            return self._left_out(x, keep, edge_mask)
+        if way is Way.NODE_BY_NODE:
+            return self.node_by_node(x, edge_mask)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._at_once(way, x.to(_autocast_dtype(x)), keep, edge_mask)
+
+    def way(self, x: Tensor) -> Way:
+        """How the stage is computed for this input, as the modules and torch's state are now."""
+        # torch.fx follows plain operations on modules.
+        if isinstance(x, torch.fx.Proxy) or not self.is_plain():
+            return Way.NODE_BY_NODE
+        # Whether autograd will ask for a gradient.
+        recording = torch.is_grad_enabled() and (x.requires_grad or self.is_trained())
+        by_batch = any(node.takes_batch_statistics for node in self.nodes)
+        if is_traced():
+            # The same operations whether or not gradients are on: torch.jit.trace compares the two.
+            if is_exported() or torch.jit.is_tracing():
+                return Way.NODE_BY_NODE if by_batch else Way.PLAIN
+            if recording:  # the compiler of CPUs takes minutes for a stage, and makes it slower
+                return Way.LEAVE_OUT if x.device.type == "cpu" else Way.NODE_BY_NODE
+        # The rest has no rules for torch.func's transforms, nor for an empty batch's statistics.
+        elif is_transformed() or (len(x) == 0 and (recording or by_batch)):
+            return Way.NODE_BY_NODE
+        if recording:
+            return Way.LEARN
+        return Way.BATCH if by_batch else Way.INFER
+
+    @torch._disable_dynamo  # what torch.optim uses; torch.compiler.disable takes a second to import
+    def _left_out(self, x: Tensor, keep: Keep, edge_mask: Tensor | None) -> Tensor:
+        return self(x, keep, edge_mask)
+
+    def is_plain(self) -> bool:
+        """Whether `wiring.run` knows all there is in the nodes."""
+        plain = (
+            classes_are_as_imported()
+            and node_class_is_as_imported()
+            and type(self).node_by_node is _NODE_BY_NODE
+            and "node_by_node" not in self.__dict__
+            and all(type(node) is Node and node.is_plain() for node in self.nodes)
+        )
+        return plain and len({node.norm.eps for node in self.nodes}) == 1
+
+    def is_trained(self) -> bool:
+        return any(each.requires_grad for each in self.parameters())
+
+    def _masks(self, edge_mask: Tensor | None) -> list[Tensor | None]:
+        """An edge mask of the stage as one of each node."""
+        if edge_mask is None:
+            return [None] * len(self.nodes)
+        counts = [len(sources) for sources in self.dag.predecessors]
+        return list(edge_mask.split([count if count > 1 else 0 for count in counts]))
+
+    def node_by_node(self, x: Tensor, edge_mask: Tensor | None = None) -> Tensor:
+        """Section 3.2 as it is written."""
+        maps = []
+        masks = self._masks(edge_mask)
+        for node, sources, mask in zip(self.nodes, self.dag.predecessors, masks, strict=True):
+            inputs = [maps[source] for source in sources] or [x]
+            # A module that was put in a node's place need not know of masks.
+            maps.append(node(inputs) if mask is None else node(inputs, mask))
+        outputs = [maps[node] for node in self.dag.output_nodes]
+        return sum(outputs[1:], start=outputs[0]) / len(outputs)
+
+    def _at_once(self, way: Way, x: Tensor, keep: Keep, edge_mask: Tensor | None) -> Tensor:
+        """The same by `wiring`."""
+        plan, masks = self.plan(), self._masks(edge_mask)
+        tensors = [node.tensors(mask) for node, mask in zip(self.nodes, masks, strict=True)]
+        if way is Way.INFER:
+            return infer(plan, x, tensors)
+        if way is Way.LEARN:
+            affines = []
+            flat = [each for node in tensors for each in node]
+            output = RandomWiring.apply(plan, keep, affines, x, *flat)
+        else:
+            output, _, affines = run(plan, x, tensors)
+        for node, affine in zip(self.nodes, affines, strict=True):
+            node.record_statistics(affine)
+        return output
+
+    def plan(self) -> Plan:
+        """Of a plain stage. Node 0 reads the stage's input in every wiring."""
+        first = self.nodes[0]
+        widths = (self.in_channels, self.channels)
+        return Plan(self.dag, first.depthwise.stride[0], *widths, first.norm.eps)
+
+    def folded(self, dtype: torch.dtype | None) -> "FoldedStage":
+        return FoldedStage(self, dtype)
+
+
+_NODE_BY_NODE = RandomStage.node_by_node
+
+
+class FoldedStage(nn.Module):
+    """A random wiring for inference, BN in the 1x1 convolutions; see `fuse`."""
+
+    def __init__(self, stage: RandomStage, dtype: torch.dtype | None):
+        super().__init__()
+        self.plan = stage.plan()
+        nodes = []
+        for index, node in enumerate(stage.nodes):
+            folded = node.folded(dtype)
+            widths = self.plan.widths_of(index)
+            nodes.append(FoldedTensors(**folded.at(*widths, folded.beta.dtype)._asdict()))
+        self.nodes = nn.ModuleList(nodes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
+        tensors = [
+            NodeTensors(*(getattr(node, name) for name in NodeTensors._fields))
+            for node in self.nodes
+        ]
+        x = x.to(_autocast_dtype(x.to(tensors[0].beta.dtype)))
+        with torch.autocast(x.device.type, enabled=False):
+            if torch.is_grad_enabled() or is_exported() or torch.jit.is_tracing():
+                return run(self.plan, x, tensors)[0]
+            return infer(self.plan, x, tensors)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """What a convolution of x computes in; autocast leaves doubles alone."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype

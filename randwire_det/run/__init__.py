@@ -1,0 +1,1 @@
+"""What any run needs: checkpoints, processes, output folders, pictures, the command line."""

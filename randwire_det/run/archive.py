@@ -1,0 +1,132 @@
+"""A file of torch.save, read as plain data and tensors once it is held to what torch.save writes.
+
+torch.load compares no checksum, and takes the archive's directory at its word: with one bit of a
+record's attributes changed it takes the record for a folder and hands out whatever memory holds. So
+before torch sees a file, its directory must say what torch.save says of every record, and every
+record must have its checksum.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+SIGNATURE = b"PK\x03\x04"  # by which torch.load tells an archive
+FOLDER = 0x10  # among a record's external attributes
+SIZES_FOLLOW, UTF8 = 0x8, 0x800  # the flags that torch.save sets
+LONGEST_REASON = 200  # characters; a name in the file may be as long as the file
+
+
+def read_plain(path: str | Path):
+    """torch.load of plain data and dense tensors on the CPU, all of it as it was written.
+
+    Raises:
+        UserError: no such file; one that torch.save (since torch 1.6) did not write, or that is not
+            as it was written; one that holds more than plain data and tensors, or a tensor that no
+            weight can be: meta, sparse, quantized, or larger than the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(SIGNATURE)) != SIGNATURE:
+                raise UserError(f"{path} was refused: it is no torch file of torch 1.6 or later")
+        check_archive(path)
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} was refused: it is no torch file, or holds more than plain data and tensors,"
+            " which could run code on loading"
+        ) from None
+    except Exception as error:  # on broken bytes the unpickler may raise anything at all
+        reason = str(error).partition(". ")[0].partition("\n")[0] or "it ends too early"
+        if isinstance(error, KeyError):  # all it says is a byte that is no opcode
+            reason = "no torch file"
+        reason = reason[:LONGEST_REASON]
+        raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
+    check_tensors(data, path, path.stat().st_size)
+    return data
+
+
+def check_tensors(data, path: str | Path, file_size: int) -> None:
+    """Refuse tensors that are not dense, or larger than a file of so many bytes can hold.
+
+    Raises:
+        UserError: names the tensor.
+    """
+    for name, tensor in _tensors(data):
+        if reason := _not_dense(tensor, file_size):
+            raise UserError(f"{path}: its tensor {name[:LONGEST_REASON]} {reason}")
+
+
+def check_archive(path: str | Path) -> None:
+    """Read every record of an archive once, and compare its checksum.
+
+    Nothing is inflated: torch.save compresses nothing.
+
+    Raises:
+        zipfile.BadZipFile: the archive is not as torch.save writes one.
+        OSError: it cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        for record in records:
+            if reason := _not_as_written(record):
+                raise zipfile.BadZipFile(f"the record {record.filename!r} {reason}")
+        if len({record.filename for record in records}) < len(records):
+            raise zipfile.BadZipFile("two records have one name")
+        if sum(record.file_size for record in records) > Path(path).stat().st_size:
+            raise zipfile.BadZipFile("its records overlap")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {damaged!r} is wrong")
+
+
+def _not_as_written(record: zipfile.ZipInfo) -> str | None:
+    if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+        return "is compressed, which torch.save never does"
+    if record.external_attr & FOLDER or record.is_dir():
+        return "is marked as a folder, which torch.save never does"
+    if record.flag_bits & ~(SIZES_FOLLOW | UTF8):
+        return f"has the flags {record.flag_bits:#x}, which torch.save never sets"
+    return None
+
+
+def _tensors(content) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested plain data, with the key it stands under; data may refer to itself."""
+    pending, seen = [("", content)], set()
+    while pending:
+        name, value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, dict):
+            pending += [(repr(key), each) for key, each in value.items() if _may_hold(each)]
+        elif isinstance(value, list | tuple | set):
+            pending += [(name, each) for each in value if _may_hold(each)]
+
+
+def _may_hold(value) -> bool:
+    return isinstance(value, Tensor | dict | list | tuple | set)
+
+
+def _not_dense(tensor: Tensor, file_size: int) -> str | None:
+    """Why a tensor's numbers are not all in a file of so many bytes; None where they are."""
+    if tensor.is_meta:
+        return "has a shape and no content (it was saved from the meta device)"
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else f"of the layout {tensor.layout}"
+        return f"is {kind}; expected a dense tensor of plain numbers"
+    # Expanded, a single number may take any shape, and any memory as soon as it is computed with.
+    if tensor.numel() * tensor.element_size() > file_size:
+        return f"has the shape {tuple(tensor.shape)}, more than the file of {file_size} bytes holds"
+    return None

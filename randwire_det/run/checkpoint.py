@@ -1,0 +1,293 @@
+"""One file that holds weights, network and preprocessing, written so that it is whole or absent.
+
+Plain data and tensors only, so `torch.load(..., weights_only=True)` reads it and a file from
+elsewhere cannot run code. Layout (version 1):
+
+    format, version     "randwire_det", 1
+    kind                "classifier", of a RandWire; "baseline", a torchvision ResNet; or "detector"
+    model               the state dict; tensors of the trunk stand under "...trunk."
+    spec                NetworkSpec.to_dict(), or None where no RandWire is in the model
+    architecture        {"name": "resnet50", "width": 1.0} of a baseline, else None
+    preprocessing       Preprocessing.to_dict()
+    classes             names in the order of the outputs, or None
+    ema                 the state dict of the averaged weights, which are then what is tested and
+                        put to use, or None
+    config              of a detector, the YAML of the whole detectron2 config it was built from
+    progress            what training needs to go on, or None
+    matching_heuristics True in a classifier's file: detectron2's own checkpointer then finds the
+                        trunk by name, so that it loads in a project that does not use ours
+    ...                 whatever else the writer keeps (optimizer, scheduler, iteration)
+"""
+
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError, brief
+from ..spec.spec import NetworkSpec
+from .archive import check_tensors, read_plain
+from .files import replace_file
+
+FORMAT = "randwire_det"
+VERSION = 1
+DEFAULT_KINDS = ("classifier", "detector")
+KINDS = (*DEFAULT_KINDS, "baseline")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the trunk's input; a mismatch costs accuracy without an error.
+
+    Attributes:
+        channel_order: "RGB" or "BGR".
+        mean, std: per channel in that order, on the 0..255 scale.
+        input_size: height and width in training, in pixels.
+        interpolation: of resizing.
+
+    Raises:
+        UserError: a value that no image can be prepared with.
+    """
+
+    channel_order: str = "RGB"
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    input_size: int = 224
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        def three_numbers(values):
+            return len(values) == 3 and all(isinstance(each, int | float) for each in values)
+
+        if self.channel_order not in ("RGB", "BGR"):
+            raise UserError(f"channel_order {brief(self.channel_order)}: expected RGB or BGR")
+        if not three_numbers(self.mean):
+            raise UserError(f"mean {brief(self.mean)}: expected three numbers")
+        if not three_numbers(self.std) or not min(self.std) > 0:
+            raise UserError(f"std {brief(self.std)}: expected three numbers above 0")
+        if type(self.input_size) is not int or self.input_size < 0:
+            raise UserError(
+                f"input_size {brief(self.input_size)}: expected a whole number of pixels"
+            )
+
+    def to_dict(self) -> dict:
+        plain = asdict(self)
+        return plain | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Preprocessing":
+        names = {field.name for field in fields(cls)}
+        if not isinstance(plain, dict) or plain.keys() != names:
+            found = brief(list(plain) if isinstance(plain, dict) else plain)
+            raise UserError(f"expected the keys {', '.join(sorted(names))}, got {found}")
+        triples = {name: plain[name] for name in ("mean", "std")}
+        for name, values in triples.items():
+            if not isinstance(values, list | tuple):
+                raise UserError(f"{name} {brief(values)}: expected three numbers")
+        return cls(**plain | {name: tuple(values) for name, values in triples.items()})
+
+
+def check_same_preprocessing(
+    theirs: Preprocessing, ours: Preprocessing, path: str | Path, keys: dict[str, str]
+) -> None:
+    """Refuse weights that were trained on images prepared in another way.
+
+    Args:
+        theirs: of the checkpoint at `path`.
+        ours: of the config.
+        keys: the fields to compare, and the config key that sets each.
+
+    Raises:
+        UserError: a field differs; names all that do, both values and the keys to change.
+    """
+    differing = [field for field in keys if getattr(theirs, field) != getattr(ours, field)]
+    if not differing:
+        return
+    wanted = ", ".join(f"{field} {getattr(theirs, field)}" for field in differing)
+    given = ", ".join(f"{keys[field]} {getattr(ours, field)}" for field in differing)
+    advice = " ".join(f'{keys[field]} "{getattr(theirs, field)}"' for field in differing)
+    raise UserError(f"{path} was trained with {wanted}, but the config has {given}; set {advice}")
+
+
+def check_finite(weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse weights that give no meaningful number, and yet an accuracy: that of a coin.
+
+    Args:
+        weights: a state dict, from the checkpoint at `path`.
+
+    Raises:
+        UserError: there are NaN or infinite ones.
+    """
+    broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
+    if broken:
+        raise UserError(
+            f"{path} holds NaN or infinity in {len(broken)} of {len(weights)} tensors, such as"
+            f" {broken[0]}: its training has diverged; take another checkpoint"
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.dtype.is_floating_point and not tensor.is_complex():
+        return True
+    if tensor.element_size() < 2:  # torch adds no floats of 8 bits
+        tensor = tensor.float()
+    # The sum first: a fast pass that makes no tensor of bools. Large numbers may overflow it.
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
+
+
+def write_atomically(path: str | Path, data: dict) -> None:
+    """torch.save that leaves the old file or the whole new one, and one that can be loaded.
+
+    Raises:
+        UserError: a tensor that `read_plain` would refuse; the file could not be written.
+    """
+
+    def check(temporary: str) -> None:
+        # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
+        # load; mapped, this reads the structure and no tensor.
+        written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
+        check_tensors(written, path, os.path.getsize(temporary))
+
+    replace_file(path, lambda file: torch.save(data, file), check)
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    kind: str,
+    model: dict,
+    spec: NetworkSpec | None,
+    preprocessing: Preprocessing,
+    classes: list[str] | None = None,
+    progress: dict | None = None,
+    architecture: dict | None = None,
+    **extra,
+) -> None:
+    """Write a checkpoint of the layout above.
+
+    Args:
+        kind: one of KINDS.
+        model: a state dict.
+        spec: of a RandWire's wiring; None for a baseline, or a detector on another backbone.
+        classes: names in the order of the outputs.
+        progress: plain data that training needs to go on.
+        architecture: {"name": str, "width": float} of a baseline; None for a RandWire.
+        extra: plain data and tensors under keys of the writer's own.
+
+    Raises:
+        UserError: spec and architecture do not suit the kind; the file could not be written.
+    """
+    _check_network(kind, spec, architecture)
+    header = {"format": FORMAT, "version": VERSION, "kind": kind}
+    content = {
+        "matching_heuristics": kind == "classifier",
+        "model": model,
+        "spec": None if spec is None else spec.to_dict(),
+        "architecture": architecture,
+        "preprocessing": preprocessing.to_dict(),
+        "classes": classes,
+        "progress": progress,
+    }
+    write_atomically(path, header | content | extra)
+
+
+def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS) -> dict:
+    """Read a checkpoint of this project; `spec` and `preprocessing` come as objects.
+
+    Args:
+        kinds: what the caller can take; a baseline only where it is among them.
+
+    Raises:
+        UserError: no such file, a truncated or damaged one, one that holds more than plain data and
+            tensors, one that is no checkpoint of this project, or of a kind not in `kinds`.
+    """
+    data = read_plain(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is no randwire_det checkpoint: it carries no network spec; expected a file of"
+            " pretrain_imagenet.py or train_net.py (one that detectron2's own checkpointer wrote"
+            " loads with that checkpointer)"
+        )
+    if type(data.get("version")) is not int or data["version"] != VERSION:
+        raise UserError(
+            f"{path} has checkpoint version {brief(data.get('version'))}; this randwire_det reads"
+            f" version {VERSION}"
+        )
+    kind = data.get("kind")
+    if kind not in KINDS:
+        raise UserError(f"{path}: kind {brief(kind)}, expected one of {', '.join(KINDS)}")
+    for key in ("architecture", "ema", "config"):  # younger than the first files
+        data.setdefault(key, None)
+    for key in ("spec", "classes"):
+        if key not in data:
+            raise UserError(f"{path}: it has no {key}; the file is damaged")
+    if not _is_names(data["classes"]):
+        raise UserError(f"{path}: its classes are no list of names; the file is damaged")
+    for key in ("model", "ema"):
+        if not _is_state_dict(data.get(key)) and not (key == "ema" and data[key] is None):
+            raise UserError(f"{path}: its {key} is no state dict; the file is damaged")
+        for name, tensor in (data[key] or {}).items():
+            if kind != "detector" and tensor.is_complex():
+                raise UserError(f"{path}: its weight {name} is of complex numbers, expected real")
+        check_finite(data[key] or {}, path)
+    try:
+        _check_network(kind, data.get("spec"), data["architecture"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}; the file is damaged") from None
+    for key, read in (("spec", NetworkSpec.from_dict), ("preprocessing", Preprocessing.from_dict)):
+        if key == "spec" and data["spec"] is None:
+            continue
+        try:
+            data[key] = read(data.get(key))
+        except UserError as error:
+            raise UserError(f"{path}: its {key} cannot be read: {error}") from None
+    if kind not in kinds:
+        if kind == "baseline":
+            raise UserError(
+                f"{path} is a {data['architecture']['name']} classifier, not a RandWire; for"
+                " detection, tools/convert_baseline.py makes it a detectron2 ResNet"
+            )
+        raise UserError(f"{path} is a {kind}, expected a {' or '.join(kinds)}")
+    return data
+
+
+def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+    """Whether a tensor of a file can take a place in a model: torch would cut complex numbers."""
+    return theirs.shape == ours.shape and theirs.is_complex() == ours.is_complex()
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
+
+
+def _is_names(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    )
+
+
+def _check_network(kind: str, spec: object, architecture: object) -> None:
+    """A RandWire is told by its spec, a baseline by its architecture; never by both.
+
+    A detector may stand on another backbone, which its tensors tell.
+    """
+    if kind != "baseline":
+        if spec is None and kind == "classifier":
+            raise UserError("a classifier without a spec, which says what network it is")
+        if architecture is not None:
+            raise UserError(f"a {kind} with a baseline's architecture {brief(architecture)}")
+        return
+    if spec is not None:
+        raise UserError("a baseline with a spec, which only a RandWire has")
+    match architecture:
+        case {"name": str(), "width": int() | float() as width} if len(architecture) == 2:
+            if 0 < width < math.inf and not isinstance(width, bool):
+                return
+    raise UserError(
+        f"architecture {brief(architecture)}: expected a name and a width, such as"
+        " {'name': 'resnet50', 'width': 1.0}"
+    )

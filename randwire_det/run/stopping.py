@@ -1,0 +1,96 @@
+"""A run that is asked to stop: by SIGTERM, by SIGINT, or because its launcher has died."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from .parallel import World
+
+
+class AskedToStop(SystemExit):
+    """Raised in place of a wait, for a batch say, once the run is asked to stop.
+
+    Attributes:
+        told: whether the other processes of the run raise it, too (`World.together`).
+    """
+
+    told = False
+
+    def __init__(self):
+        super().__init__(EXIT_STOPPED)
+
+
+class Stopping:
+    """Whether this process was asked to stop.
+
+    The step at hand is finished then, a wait (`stoppable`) is left at once; a second SIGINT
+    interrupts everywhere.
+    """
+
+    def __init__(self):
+        self.reason = ""
+        self._parent = os.getppid()
+        self._waiting = False
+
+    def __bool__(self) -> bool:
+        # A launcher killed by force cannot tell its processes.
+        if not self.reason and "LOCAL_RANK" in os.environ and os.getppid() != self._parent:
+            self.reason = "the end of its launcher"
+        return bool(self.reason)
+
+    def __enter__(self) -> "Stopping":
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed_reason(self, world: "World") -> str:
+        """Why the run ends, the same in all processes: not every one was asked, or not yet."""
+        return next(filter(None, world.gather([self.reason])))
+
+    def _ask(self, number, frame):
+        self.reason = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._waiting:
+            self._waiting = False
+            raise AskedToStop
+
+
+@contextmanager
+def ends_at_ctrl_c() -> Iterator[None]:
+    """Around a wait for others inside torch, which runs no Python handler: Ctrl-C ends it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Around a wait that changes nothing of the run's state, and may have no end.
+
+    Raises:
+        AskedToStop: the `Stopping` that handles this process' signals was asked, or is now.
+    """
+    stopping = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    in_main = threading.current_thread() is threading.main_thread()  # where handlers run
+    if not in_main or not isinstance(stopping, Stopping):
+        yield
+        return
+    stopping._waiting = True
+    try:
+        if stopping:
+            raise AskedToStop
+        yield
+    finally:
+        stopping._waiting = False

@@ -1,0 +1,1 @@
+"""Runs as rows beside the paper's numbers."""
