@@ -285,7 +285,8 @@ def test_the_tool_prints_the_table_and_refuses_in_one_line(tmp_path, seeds):
 
 
 def test_a_table_needs_no_torch():
-    script = "import sys, randwire_det.tables.table5, randwire_det.tables.spread; print('torch' in sys.modules)"
+    modules = "randwire_det.tables.table5, randwire_det.tables.spread"
+    script = f"import sys, {modules}; print('torch' in sys.modules)"
     assert run_python("-c", script).stdout.strip() == "False"
 
 
