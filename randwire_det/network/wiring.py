@@ -95,12 +95,12 @@ class Kept(NamedTuple):
 
     Attributes:
         sums: after ReLU, which the depthwise convolution reads.
-        spreads: the depthwise convolution's outputs, which the 1x1 convolution reads.
+        depthwise_outputs: the depthwise convolution's outputs, which the 1x1 convolution reads.
         maps: the 1x1 convolution's outputs, which BN reads.
     """
 
     sums: list[Tensor | None]
-    spreads: list[Tensor | None]
+    depthwise_outputs: list[Tensor | None]
     maps: list[Tensor | None]
 
 
@@ -177,7 +177,7 @@ def run(
         the output (B, channels, ceil(H / stride), ...); what `keep` says of each node; and its BN.
     """
     count = plan.dag.num_nodes
-    sums, spreads, maps = kept = Kept([None] * count, [None] * count, [None] * count)
+    sums, depthwise_outputs, maps = kept = Kept([None] * count, [None] * count, [None] * count)
     found = [None] * count
     relu_x = relu_of_input(plan, x)  # once for all input nodes
     for index, (node, sources) in enumerate(zip(nodes, plan.dag.predecessors, strict=True)):
@@ -185,13 +185,13 @@ def run(
         total = sum_of(sources, node.edges, maps, found) if sources else relu_x
         if keep in (Keep.CONVOLUTIONS, Keep.SUMS_AND_MAPS):
             sums[index] = total
-        spread = depthwise(total, node.depthwise, plan.stride if not sources else 1)
+        depthwise_output = depthwise(total, node.depthwise, plan.stride if not sources else 1)
         if keep is Keep.CONVOLUTIONS:
-            spreads[index] = spread
+            depthwise_outputs[index] = depthwise_output
         del total  # what is let go of at once is the next map's memory, still in the cache
         bias = node.beta.to(x.dtype) if node.gamma is None else None
-        maps[index] = F.conv2d(spread, node.pointwise, bias)
-        del spread
+        maps[index] = F.conv2d(depthwise_output, node.pointwise, bias)
+        del depthwise_output
         found[index] = affines[index] if affines else _batch_norm(maps[index], node, plan.eps)
         if keep is Keep.NOTHING:
             for source in plan.dag.last_read[index]:

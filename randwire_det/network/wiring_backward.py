@@ -1,7 +1,30 @@
-"""The backward of a random wiring as one autograd function, with fewer passes.
+"""The backward of a random wiring as one autograd function, with fewer passes over maps.
 
-A gradient is added to that of a node's output where it lies, one pass an edge, and an edge's own
-gradient is a sum over channels of what BN's backward sums anyway: no product of maps is written.
+A node v reads the nodes S(v); all maps are (B, C, H, W), w_uv > 0 is the weight of edge u -> v:
+
+    s_v = sum_{u in S(v)} w_uv y_u          the weighted sum
+    x_v = relu(s_v)                         kept by Keep.SUMS_AND_MAPS
+    d_v = depthwise(x_v)                    kept by Keep.CONVOLUTIONS
+    z_v = pointwise(d_v)                    kept by Keep.MAPS: "the map" of the node
+    y_v = gamma (z_v - mean) / std + beta   BN, never written: a scale and a shift per channel
+    output = sum_{o in O} y_o / |O|         over the output nodes O
+
+With g(a) for the gradient of the loss by a, from the last node to the first:
+
+    g(y_o) = g(output) / |O|
+    g(z_v), g(gamma), g(beta)  by BN's backward of g(y_v)
+    g(d_v), g(x_v) and the weights' gradients  by the convolutions' backward
+    g(s_v) = g(x_v) where x_v > 0, else 0
+    g(y_u) += w_uv g(s_v)                   in place, one pass an edge
+
+An edge's own gradient would take a product of two maps, summed: g(w_uv) = <g(s_v), y_u>. Put
+y_u = gamma n_u + beta with the normalised map n_u into it:
+
+    g(w_uv) = sum_c gamma_c <g(s_v), n_u>_c + beta_c <g(s_v), 1>_c
+
+Both inner products over (B, H, W), one number a channel, are what BN's backward of u returns as the
+gradients of gamma and beta for an output gradient g(s_v). So it is called for these two alone, and
+no product of maps is written.
 """
 
 import torch
@@ -55,65 +78,74 @@ def _gradients(ctx, gradient):
     share = padded(gradient / len(outputs), ctx.plan.width)
     share = share.contiguous(memory_format=torch.channels_last)
     for node in outputs:  # which no other node reads, so that nothing is added to it
-        back.of_outputs[node] = share
+        back.grad_outputs[node] = share
     del share
     found = [None] * len(nodes)
     for index in reversed(range(len(nodes))):
         found[index] = back.through(index, needed[index])
-    return None, None, None, back.of_input(), *(each for node in found for each in node)
+    return None, None, None, back.grad_input_map(), *(each for node in found for each in node)
 
 
 class _Backward:
     """The way back through a stage, node by node from the last to the first.
 
     Attributes:
-        of_outputs: gradients of what the nodes hand out, BN applied; complete once all readers of
+        grad_outputs: gradients of what the nodes hand out, BN applied; complete once all readers of
             a node have been gone through, and let go of with the node.
     """
 
-    def __init__(self, plan, x, nodes, kept, affines, into_x):
+    def __init__(self, plan, x, nodes, kept, affines, input_needs_grad):
         self.plan, self.nodes, self.affines = plan, nodes, affines
-        self.sums, self.spreads, self.maps = kept
-        self.x, self.into_x, self.relu_x = x, into_x, None
-        self.of_outputs = [None] * len(nodes)
-        self.of_relu_x = None
+        self.sums, self.depthwise_outputs, self.maps = kept
+        self.x, self.input_needs_grad, self.relu_x = x, input_needs_grad, None
+        self.grad_outputs = [None] * len(nodes)
+        self.grad_relu_input = None
 
     def through(self, index: int, needed: NodeTensors) -> NodeTensors:
-        """The gradients of a node's tensors, as far as needed; those of its inputs are added where
-        they belong."""
+        """The gradients of a node's tensors, as far as needed; adds to those of its sources."""
         sources = self.plan.dag.predecessors[index]
         node = self.nodes[index]
-        by_depth, by_point = node.weights_at(*self.plan.widths_of(index), self.x.dtype)
-        gradient, of_gamma, of_beta = self._through_norm(
-            index, self.of_outputs[index], [True, needed.gamma, needed.beta]
+        depthwise_weight, pointwise_weight = node.weights_at(
+            *self.plan.widths_of(index), self.x.dtype
         )
-        total, spread = self._sum_of(index), self.spreads[index]
-        for each in (self.sums, self.spreads, self.maps, self.of_outputs):
+        gradient, grad_gamma, grad_beta = self._through_norm(
+            index, self.grad_outputs[index], [True, needed.gamma, needed.beta]
+        )
+        total, depthwise_output = self._sum_of(index), self.depthwise_outputs[index]
+        for each in (self.sums, self.depthwise_outputs, self.maps, self.grad_outputs):
             each[index] = None
         stride = 1 if sources else self.plan.stride
-        if spread is None:
-            spread = depthwise(total, by_depth, stride)
-        gradient, of_pointwise = _through_conv(gradient, spread, by_point, [True, needed.pointwise])
-        del spread
-        onwards = bool(sources) or self.into_x
-        gradient, of_depthwise = _through_conv(
-            gradient, total, by_depth, [onwards, needed.depthwise], stride
+        if depthwise_output is None:
+            depthwise_output = depthwise(total, depthwise_weight, stride)
+        gradient, grad_pointwise = _through_conv(
+            gradient, depthwise_output, pointwise_weight, [True, needed.pointwise]
         )
-        of_edges = None
+        del depthwise_output
+        onwards = bool(sources) or self.input_needs_grad
+        gradient, grad_depthwise = _through_conv(
+            gradient, total, depthwise_weight, [onwards, needed.depthwise], stride
+        )
+        grad_edges = None
         if sources:
             torch.ops.aten.threshold_backward.grad_input(gradient, total, 0, grad_input=gradient)
             del total
-            of_edges = self._into(sources, node.edges, gradient, needed.edges)
+            grad_edges = self._into(sources, node.edges, gradient, needed.edges)
         elif onwards:
-            self.of_relu_x = gradient if self.of_relu_x is None else self.of_relu_x.add_(gradient)
-        found = NodeTensors(of_edges, of_depthwise, of_pointwise, of_gamma, of_beta, None, None)
+            self.grad_relu_input = (
+                gradient if self.grad_relu_input is None else self.grad_relu_input.add_(gradient)
+            )
+        found = NodeTensors(
+            grad_edges, grad_depthwise, grad_pointwise, grad_gamma, grad_beta, None, None
+        )
         return NodeTensors(*map(_fitted, found, node))
 
-    def of_input(self) -> Tensor | None:
+    def grad_input_map(self) -> Tensor | None:
         """The gradient of the stage's input, once all nodes have been gone through."""
-        if self.of_relu_x is None:
+        if self.grad_relu_input is None:
             return None
-        return torch.ops.aten.threshold_backward(self.of_relu_x[:, : self.x.shape[1]], self.x, 0)
+        return torch.ops.aten.threshold_backward(
+            self.grad_relu_input[:, : self.x.shape[1]], self.x, 0
+        )
 
     def _sum_of(self, index):
         """The node's sum after ReLU, computed again where it was not kept."""
@@ -142,30 +174,30 @@ class _Backward:
         )
 
     def _into(self, sources, weights, gradient, needed) -> Tensor | None:
-        """Add a node's gradient to those of its sources; gives the one of its weights."""
+        """Add w_uv g(s_v) to the gradient of each source; returns the gradients of the weights."""
         found = [None] * len(sources)
         # The last may take the memory of the node's gradient, if it is the first to be given one.
         positions = sorted(
-            range(len(sources)), key=lambda position: self.of_outputs[sources[position]] is None
+            range(len(sources)), key=lambda position: self.grad_outputs[sources[position]] is None
         )
         for position in positions:
             source = sources[position]
             if needed:
-                # <gradient, BN(map)> by the sums of BN's backward: no product is written.
+                # g(w_uv), by the gradients of gamma and beta of the source's BN.
                 _, along_scale, along_shift = self._through_norm(
                     source, gradient, [False, True, True]
                 )
                 affine = self.affines[source]
                 found[position] = affine.gamma.dot(along_scale) + affine.beta.dot(along_shift)
-            before = self.of_outputs[source]
+            before = self.grad_outputs[source]
             weight = None if weights is None else weights[position].to(gradient.dtype)
             is_last = position == positions[-1]
             if before is not None:
                 before.add_(gradient) if weight is None else before.addcmul_(gradient, weight)
             elif weight is None:
-                self.of_outputs[source] = gradient
+                self.grad_outputs[source] = gradient
             else:
-                self.of_outputs[source] = gradient.mul_(weight) if is_last else gradient * weight
+                self.grad_outputs[source] = gradient.mul_(weight) if is_last else gradient * weight
         return torch.stack(found) if needed else None
 
 
