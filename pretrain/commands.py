@@ -35,7 +35,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         the exit status: 0, or `EXIT_STOPPED` where the run was asked to stop before.
 
     Raises:
-        UserError: what a user can mend. Nothing is written when it shows before the training.
+        UserError: what a user can fix. Nothing is written if it is found before the training.
     """
     output = Path(cfg.OUTPUT_DIR)
     with ExitStack() as stack:

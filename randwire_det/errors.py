@@ -1,4 +1,4 @@
-"""What a user did and can mend: the tools print it as one line, without a traceback."""
+"""Errors that a user can fix. The tools print each as one line, without a traceback."""
 
 import reprlib
 
@@ -16,13 +16,13 @@ def brief(value: object) -> str:
 
 
 class UserError(ValueError):
-    """Bad input. The message names the value, what was expected and how to mend it."""
+    """Bad input. The message names the value, what was expected and how to fix it."""
 
     exit_status = 1
-    told = False  # whether the other processes of a training have left because of it
+    shared = False  # whether all ranks already know of it and are leaving (`World.together`)
 
 
 class UsageError(UserError):
-    """A command or its config was given wrongly, as against the data it was pointed at."""
+    """The command line or the config is wrong, rather than the data."""
 
     exit_status = 2

@@ -52,7 +52,7 @@ def main():
     args = parse_args()
     cfg = read_config(args)
     check(cfg)
-    from pretrain.data import open_data  # takes seconds; a wrong config is told at once
+    from pretrain.data import open_data  # takes seconds; a wrong config is reported first
 
     train_data, _ = open_data(cfg)
     batch_size = min(cfg.SOLVER.BATCH_SIZE, len(train_data))

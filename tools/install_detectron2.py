@@ -160,7 +160,7 @@ Tag: py3-none-any
 
 
 class Failure(Exception):
-    """What the user is told, in one line."""
+    """The message to the user, one line."""
 
 
 def installed() -> str | None:

@@ -51,7 +51,7 @@ def main() -> int:
     if status is not None:
         return status
     with cli.quiet_imports():
-        from pretrain import commands  # takes seconds; a wrong config is told at once
+        from pretrain import commands  # takes seconds; a wrong config is reported first
         from randwire_det.run.parallel import joined
 
     with joined() as world:

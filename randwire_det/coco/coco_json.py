@@ -12,7 +12,7 @@ from ..run.printing import has_control
 
 LISTS = ("images", "categories", "annotations")
 NUMBERS = {int, float}
-# kind of fault -> how to mend it
+# kind of fault -> how to fix it
 CURES = {
     "json-missing": "give its path; the environment variable DETECTRON2_DATASETS names the folder"
     " that relative paths of a config start at",

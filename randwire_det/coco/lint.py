@@ -23,7 +23,7 @@ from .resizing import MAX_SIZE, max_size
 IMAGE_CHECKS = ("none", "headers", "decode")
 EXAMPLES = 3
 
-# kind -> how to mend it
+# kind -> how to fix it
 FATAL = {
     **CURES,
     "image-folder-missing": "give the folder that the file names in the JSON start at",
@@ -95,7 +95,7 @@ WARNINGS = {
 
 @dataclass
 class Finding:
-    """All faults of one kind: the first three, and how to mend them."""
+    """All faults of one kind: the first three, and how to fix them."""
 
     kind: str
     count: int
@@ -285,5 +285,5 @@ def warn_of_shared_images(train: Report, test: Report) -> None:
 def _same_file(one: str, other: str) -> bool:
     try:
         return one == other or os.path.getsize(one) == os.path.getsize(other)
-    except OSError:  # absent, which has been told
+    except OSError:  # missing; already reported
         return False

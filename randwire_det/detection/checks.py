@@ -54,7 +54,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
         the path of a checkpoint: of OUTPUT_DIR when resuming, else MODEL.WEIGHTS; "" for none.
 
     Raises:
-        UserError: names the value, what was expected and how to mend it.
+        UserError: names the value, what was expected and how to fix it.
     """
     check_values(cfg)
     if not eval_only:

@@ -15,7 +15,7 @@ from ..run.parallel import World
 class TrainStep(SimpleTrainer):
     """`SimpleTrainer` whose every iteration draws from a generator of its own.
 
-    What a detector draws by lot (the anchors and proposals it trains on) then depends on seed,
+    What a detector samples (the anchors and proposals it trains on) then depends on seed,
     iteration and process alone, so that a resumed run draws what an unbroken one would have.
 
     Args:

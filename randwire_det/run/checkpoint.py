@@ -271,7 +271,7 @@ def _is_names(value: object) -> bool:
 
 
 def _check_network(kind: str, spec: object, architecture: object) -> None:
-    """A RandWire is told by its spec, a baseline by its architecture; never by both.
+    """A RandWire is identified by its spec, a baseline by its architecture; never by both.
 
     A detector may stand on another backbone, which its tensors tell.
     """

@@ -15,7 +15,7 @@ def check_same_classes(
 
     Args:
         one_name, other_name: of what holds each list.
-        cure: how to mend it, for the end of the message.
+        cure: how to fix it, for the end of the message.
 
     Raises:
         UserError: names the classes that one side lacks; of another order, both lists from their

@@ -1,6 +1,6 @@
 """Starts the processes of a training: `--num-gpus N` is torchrun for the plain case, one machine.
 
-Nothing here imports torch before the config has been read: a mistake in it is told at once.
+Nothing here imports torch, so that an error in the config is reported at once.
 """
 
 import os
@@ -20,18 +20,18 @@ Result = TypeVar("Result")
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process anew after a failure, as its elastic mode does."""
+    """Whether torchrun has restarted this process after a failure, as its elastic mode does."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def told_once(call: Callable[[], Result]) -> Result:
-    """What `call` returns; a mistake that every process of a launch meets is told by the first."""
+    """Run `call`; if every rank would fail with the same user error, only rank 0 reports it."""
     try:
         return call()
     except UserError as error:
         if int(os.environ.get("RANK", 0)) > 0:
-            # torchrun ends the others at the first that leaves, which must not be this one: the
-            # first process would be cut short before it has spoken.
+            # torchrun ends all ranks once one has left. That must not be this one: rank 0 would be
+            # ended before it has printed the error.
             time.sleep(GRACE)
             sys.exit(error.exit_status)
         raise

@@ -60,20 +60,20 @@ class World:
         return [value for part in gathered for value in part]
 
     def broadcast(self, tensors: list[Tensor]) -> None:
-        """Give all processes the values of the first, in place."""
+        """Copy the tensors of rank 0 to all ranks, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def together(self, call: Callable[[], Result]) -> Result:
-        """`call()` in every process; where one cannot do it, all leave, and that one says why.
+        """Run `call()` in every rank; if it fails in one, all leave, and that rank reports why.
 
-        Calls may stand within each other: what was agreed on inside passes through outside.
+        Calls may be nested: an error agreed on inside passes through outside.
 
         Raises:
-            UserError: of `call`, in the first process that met one.
-            SystemExit: in the others, with the same status.
-            AskedToStop: in all, where one raised it and none met an error.
+            UserError: of `call`, in the lowest rank where it failed.
+            SystemExit: in the other ranks, with the same status.
+            AskedToStop: in all ranks, if one raised it and none failed.
         """
         if self.size == 1:
             return call()
@@ -81,7 +81,7 @@ class World:
         try:
             result = call()
         except (UserError, AskedToStop) as caught:
-            if caught.told:
+            if caught.shared:
                 raise
             error = caught
         # The largest is agreed on: an error before a stop, and of errors the first process'.
@@ -99,15 +99,15 @@ class World:
             error = error or AskedToStop()
         elif agreed != news:
             sys.exit(agreed % 256)
-        error.told = True
+        error.shared = True
         raise error
 
     def first_does(self, call: Callable[[], object]) -> None:
-        """`call()` in the first process alone; where it fails, all leave as in `together`."""
+        """Run `call()` in rank 0 only; if it fails, all ranks leave as in `together`."""
         self.together(call if self.is_first else lambda: None)
 
     def parallel(self, model: nn.Module, **options) -> nn.Module:
-        """The model with gradients averaged over all processes; options are those of DDP."""
+        """The model in DDP, which averages gradients over all ranks; options are DDP's."""
         if self.size == 1:
             return model
         device = next(model.parameters()).device

@@ -17,10 +17,10 @@ class AskedToStop(SystemExit):
     """Raised in place of a wait, for a batch say, once the run is asked to stop.
 
     Attributes:
-        told: whether the other processes of the run raise it, too (`World.together`).
+        shared: whether all ranks raise it, too (`World.together`).
     """
 
-    told = False
+    shared = False
 
     def __init__(self):
         super().__init__(EXIT_STOPPED)
@@ -39,7 +39,7 @@ class Stopping:
         self._waiting = False
 
     def __bool__(self) -> bool:
-        # A launcher killed by force cannot tell its processes.
+        # A launcher that was killed by SIGKILL cannot signal its processes.
         if not self.reason and "LOCAL_RANK" in os.environ and os.getppid() != self._parent:
             self.reason = "the end of its launcher"
         return bool(self.reason)

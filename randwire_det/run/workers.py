@@ -1,4 +1,4 @@
-"""The processes that read images for a `DataLoader`: kept at work, and ended with a reason."""
+"""The worker processes of a `DataLoader`: why one has left, and how they are stopped."""
 
 import errno
 import multiprocessing

@@ -72,7 +72,7 @@ def write_page(numbers: dict, figures: dict[str, bytes], gallery: dict[str, list
 {_top(numbers)}
 <h2>Where AP50 is lost</h2>
 <p>Errors by kind, as TIDE (Bolya et al. 2020) defines them, over detections of all scores. The gain
-is what AP50, now {_number(numbers["row"]["AP50"])}, would grow by if that kind alone were mended;
+is what AP50, now {_number(numbers["row"]["AP50"])}, would grow by if that kind alone were corrected;
 the gains do not add up to 100.</p>
 {_figure(figures["errors"], "bars: the AP50 that mending each kind of error would gain")}
 {_errors(numbers["errors"])}

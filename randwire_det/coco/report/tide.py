@@ -1,7 +1,7 @@
 """Where AP50 is lost, by the six kinds of error of TIDE (Bolya et al. 2020).
 
-A wrong detection is of one kind, an object that no detection could be mended into is missed. What a
-kind costs is the AP50 gained when an oracle mends that kind alone, as in section 2.3 of the paper.
+A wrong detection is of one kind, an object that no detection could be corrected into is missed. What a
+kind costs is the AP50 gained when an oracle corrects that kind alone, as in section 2.3 of the paper.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Breakdown:
 
 
 def break_down(matches: Matches) -> Breakdown:
-    """Sort the errors of an evaluation into kinds and mend each in turn."""
+    """Sort the errors of an evaluation into kinds and correct each in turn."""
     kind, target = _kinds(matches)
     missed = ~matches.object_crowd & ~matches.object_found
     missed[target[target >= 0]] = False  # mending that detection would find it
@@ -95,7 +95,7 @@ def _judge(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mended(matches: Matches, chosen: np.ndarray, target: np.ndarray) -> float:
-    """AP50, percent, once the `chosen` detections are mended.
+    """AP50, percent, once the `chosen` detections are corrected.
 
     Of those meant for one object that nothing has found, the highest score becomes correct; all
     others go.
@@ -104,10 +104,10 @@ def _mended(matches: Matches, chosen: np.ndarray, target: np.ndarray) -> float:
     candidates = candidates[~matches.object_found[target[candidates]]]
     candidates = candidates[np.argsort(-matches.score[candidates], kind="stable")]
     objects, first = np.unique(target[candidates], return_index=True)
-    mended = candidates[first]
+    corrected = candidates[first]
     counted, correct, category = ~chosen, matches.correct.copy(), matches.category.copy()
-    counted[mended] = correct[mended] = True
-    category[mended] = matches.object_category[objects]
+    counted[corrected] = correct[corrected] = True
+    category[corrected] = matches.object_category[objects]
     return _ap50(matches, counted=counted, correct=correct, category=category)
 
 
