@@ -58,7 +58,7 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.NESTEROV = True  # the paper does not say; [11], whose details it takes over, does
     cfg.SOLVER.WEIGHT_DECAY = 5e-5  # not on norm layers, as in [11], nor on aggregation weights
     cfg.SOLVER.LABEL_SMOOTHING = 0.1
-    # alpha of torchvision's MixUp and CutMix; with both, one of them at random for each batch. 0: off
+    # alpha of torchvision's MixUp and CutMix, 0 is off; with both, each batch takes one at random
     cfg.SOLVER.MIXUP = 0.0
     cfg.SOLVER.CUTMIX = 0.0
     cfg.SOLVER.EMA_DECAY = 0.0  # a step; above 0 the average of the weights is tested and kept, too

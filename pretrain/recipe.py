@@ -132,7 +132,7 @@ def classification_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Ten
 
 
 def mixing(cfg: CfgNode, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """MixUp, CutMix, or one of the two at random, of images and (B,) labels, which become (B, classes).
+    """MixUp, CutMix, or one of the two at random, of images and labels: (B,) to (B, classes).
 
     Without either, images and labels stay as they are. Draws from torch's global generator.
     """

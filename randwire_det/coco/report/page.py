@@ -72,9 +72,9 @@ def write_page(numbers: dict, figures: dict[str, bytes], gallery: dict[str, list
 {_top(numbers)}
 <h2>Where AP50 is lost</h2>
 <p>Errors by kind, as TIDE (Bolya et al. 2020) defines them, over detections of all scores. The gain
-is what AP50, now {_number(numbers["row"]["AP50"])}, would grow by if that kind alone were corrected;
-the gains do not add up to 100.</p>
-{_figure(figures["errors"], "bars: the AP50 that mending each kind of error would gain")}
+is what AP50, now {_number(numbers["row"]["AP50"])}, would grow by if that kind alone were
+corrected; the gains do not add up to 100.</p>
+{_figure(figures["errors"], "bars: the AP50 gained by correcting each kind of error")}
 {_errors(numbers["errors"])}
 <h2>Precision over recall</h2>
 <p>Thin lines are classes, the thick one is their mean; the area under it is AP50 and AP75.</p>

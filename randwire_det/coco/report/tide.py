@@ -1,7 +1,8 @@
 """Where AP50 is lost, by the six kinds of error of TIDE (Bolya et al. 2020).
 
-A wrong detection is of one kind, an object that no detection could be corrected into is missed. What a
-kind costs is the AP50 gained when an oracle corrects that kind alone, as in section 2.3 of the paper.
+A wrong detection is of one kind; an object that no detection could be corrected into is missed.
+What a kind costs is the AP50 gained when an oracle corrects that kind alone, as in section 2.3 of
+the paper.
 """
 
 from dataclasses import dataclass
