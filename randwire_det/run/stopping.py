@@ -36,7 +36,7 @@ class Stopping:
     def __init__(self):
         self.reason = ""
         self._parent = os.getppid()
-        self._waiting = False
+        self._waiting, self._before = False, {}
 
     def __bool__(self) -> bool:
         # A launcher that was killed by SIGKILL cannot signal its processes.

@@ -12,7 +12,7 @@ BLUE, GREY = "#2f6fdb", "#8a94a3"
 
 
 def draw_errors(errors: Breakdown, path: Path) -> None:
-    """A bar a kind of error, as long as the AP50 that mending it gains."""
+    """A bar a kind of error, as long as the AP50 gained by correcting it."""
     figure = Figure(figsize=(6, 2.8), layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(KINDS, [errors.gains[kind] for kind in KINDS], color=BLUE)
@@ -20,7 +20,7 @@ def draw_errors(errors: Breakdown, path: Path) -> None:
     axis.invert_yaxis()  # the first on top
     axis.margins(x=0.15)
     axis.set_xlim(left=0)
-    axis.set_xlabel("AP50 gained by mending this kind alone, points (at the bars: how many)")
+    axis.set_xlabel("AP50 gained by correcting this kind alone, points (at the bars: how many)")
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
     figure.savefig(path, dpi=130)

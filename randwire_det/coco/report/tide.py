@@ -24,7 +24,7 @@ class Breakdown:
 
     ap50: float  # percent; equals COCOeval's
     counts: dict[str, int]  # by the names in KINDS
-    gains: dict[str, float]  # AP50 gained by mending that kind alone, in points of percent
+    gains: dict[str, float]  # AP50 gained by correcting that kind alone, in points of percent
     kind: np.ndarray  # (D,) index into KINDS, -1 where a detection is no error
     missed: np.ndarray  # (G,) bool
 
@@ -33,7 +33,7 @@ def break_down(matches: Matches) -> Breakdown:
     """Sort the errors of an evaluation into kinds and correct each in turn."""
     kind, target = _kinds(matches)
     missed = ~matches.object_crowd & ~matches.object_found
-    missed[target[target >= 0]] = False  # mending that detection would find it
+    missed[target[target >= 0]] = False  # correcting that detection would find it
     base = _ap50(matches)
     counts = np.bincount(kind[kind >= 0], minlength=len(KINDS))
     counts[MISS] = missed.sum()
