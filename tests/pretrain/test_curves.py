@@ -2,13 +2,9 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pretrain.curves import curves_figure, draw_curves, read_metrics
 from randwire_det.errors import UserError

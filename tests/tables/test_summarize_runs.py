@@ -3,13 +3,9 @@
 import importlib.util
 import json
 import statistics
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import REPO, assert_refused, run_tool, tiny_spec
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pretrain.baselines import build_baseline
 from pretrain.config import get_cfg

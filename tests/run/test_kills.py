@@ -1,6 +1,6 @@
 """Every rank killed at every moment, on both sides, by both launchers: all ends, one is named.
 
-    python -m pytest -m slow -s tests/test_kills.py
+    python -m pytest -m slow -s tests/run/test_kills.py
 
 takes a quarter of an hour and prints a row for each kill: seconds until everything had stopped,
 and how many processes were left then. The suite itself runs the launcher's part of it.
