@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .as_built import conv_configuration, is_plain_conv, is_plain_norm, is_untouched
+from .as_built import (
+    conv_configuration,
+    is_plain_conv,
+    is_plain_norm,
+    is_traced,
+    is_transformed,
+    is_untouched,
+)
 from .complexity import HEAD_CHANNELS
 from .errors import UsageError, UserError
 from .fusing import Foldable, FoldedConv, fuse
@@ -81,8 +88,9 @@ class RandWire(nn.Module):
 
         The maps are what the stage's unique output node puts out, before any ReLU.
         """
-        # Depthwise convolutions are several times faster in channels-last.
-        x = x.contiguous(memory_format=torch.channels_last)
+        # Depthwise convolutions are several times faster in channels-last, which vmap has not.
+        if is_traced() or not is_transformed():
+            x = x.contiguous(memory_format=torch.channels_last)
         features = {}
         extra = self._arguments(x.device)
         for name in self.stage_names:
@@ -111,7 +119,8 @@ class RandWire(nn.Module):
             return dict.fromkeys(stages, Keep.SUMS_AND_MAPS) | late
         keep = dict.fromkeys(stages, Keep.MAPS)
         # The backward comes to the first one when it has let go of the others.
-        first = next((name for name, stage in stages.items() if stage.is_trained()), None)
+        trained = (name for name, stage in stages.items() if _is_trained(stage))
+        first = next(trained, None)
         return keep if first is None else keep | {first: Keep.NOTHING}
 
     def fuse(self, dtype: torch.dtype | None = None) -> "RandWire":
@@ -258,13 +267,17 @@ class Head(Foldable):
         return self.fc(self.dropout(x))
 
     def is_plain(self) -> bool:
-        plain = type(self) is Head and is_untouched(self)
-        return plain and is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
+        return is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
 
     def folded(self, dtype: torch.dtype | None) -> "Head":
         self.conv, self.norm = FoldedConv(self.conv, self.norm, dtype), nn.Identity()
-        self.dropout = nn.Identity()
+        if type(self.dropout) is nn.Dropout and is_untouched(self.dropout):
+            self.dropout = nn.Identity()
         return self
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(each.requires_grad for each in module.parameters())
 
 
 def _initialise(module: nn.Module):
