@@ -184,6 +184,30 @@ def patched_weights(stage):
             twice(node, "edge_weights")
 
 
+def hooked_stage(stage):
+    stage.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def pre_hooked_stage(stage):
+    stage.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0], *inputs[1:]))
+
+
+def patched_stage(stage):
+    twice(stage)
+
+
+def stage_subclass(stage):
+    class Scaled(type(stage)):
+        def forward(self, *args):
+            return 2 * super().forward(*args)
+
+    stage.__class__ = Scaled
+
+
+# Of a stage of any kind; they act around its nodes.
+OUTER_CHANGES = {
+    each.__name__: each for each in (hooked_stage, pre_hooked_stage, patched_stage, stage_subclass)
+}
 STAGE_CHANGES = {each.__name__: each for each in (unstrided, other_node, patched_weights)}
 
 
@@ -209,6 +233,18 @@ def patched_node_class():
     return lambda: setattr(Node, "forward", before)
 
 
+def patched_calls():
+    before = nn.Module.__call__
+
+    def call(self, *args):
+        output = before(self, *args)
+        return 2 * output if isinstance(self, nn.Conv2d) else output
+
+    nn.Module.__call__ = call
+    return lambda: setattr(nn.Module, "__call__", before)
+
+
 GLOBAL_CHANGES = {
-    each.__name__: each for each in (global_hook, patched_conv2d_class, patched_node_class)
+    each.__name__: each
+    for each in (global_hook, patched_conv2d_class, patched_node_class, patched_calls)
 }

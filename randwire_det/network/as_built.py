@@ -13,6 +13,7 @@ _FORWARDS = {
     nn.Conv2d: (nn.Conv2d.forward, nn.Conv2d._conv_forward),
     nn.BatchNorm2d: (nn.BatchNorm2d.forward, nn.BatchNorm2d._check_input_dim),
 }
+_CALLS = (nn.Module.__call__, nn.Module._call_impl)
 _METHODS = ("forward", "_conv_forward", "_check_input_dim", "_call_impl")
 # Both compute the same from the same four buffers; other classes of that name differ (DETR's has
 # its epsilon within its forward).
@@ -26,6 +27,8 @@ def classes_are_as_imported() -> bool:
         _FORWARDS[conv] == (conv.forward, conv._conv_forward)
         and _FORWARDS[norm] == (norm.forward, norm._check_input_dim)
         and not _has_any_global_hook()
+        # A tracer has its own in their place.
+        and (is_traced() or (nn.Module.__call__, nn.Module._call_impl) == _CALLS)
     )
 
 
@@ -61,10 +64,13 @@ def is_plain_norm(norm: nn.Module) -> bool:
     of detectron2 or torchvision. Subclasses do not count."""
     kind = type(norm)
     if kind.__name__ == "FrozenBatchNorm2d" and kind.__module__ in _FROZEN_NORMS:
-        return is_untouched(norm)
+        # What patches a class gives it a function from elsewhere.
+        forward = (kind.forward.__module__, kind.forward.__qualname__)
+        return forward == (kind.__module__, "FrozenBatchNorm2d.forward") and is_untouched(norm)
     if kind is not nn.BatchNorm2d or not is_untouched(norm):
         return False
     tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    tensors += (norm.num_batches_tracked,)
     return norm.track_running_stats and all(each is not None for each in tensors)
 
 
@@ -77,6 +83,12 @@ def is_exported() -> bool:
     """Whether torch.export, and so torch.onnx.export(dynamo=True), records what is computed."""
     # Not in torch 2.6, where torch.export sets is_compiling alone.
     return getattr(torch.compiler, "is_exporting", lambda: False)()
+
+
+def is_batched(x: torch.Tensor) -> bool:
+    """Whether vmap, torch.func's or that of is_grads_batched=True, made a batch of x."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
 
 
 def is_transformed() -> bool:

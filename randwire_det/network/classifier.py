@@ -67,10 +67,10 @@ class Head(Foldable):
         return self.fc(self.dropout(x))
 
     def is_plain(self) -> bool:
-        plain = type(self) is Head and is_untouched(self)
-        return plain and is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
+        return is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
 
     def folded(self, dtype: torch.dtype | None) -> "Head":
         self.conv, self.norm = FoldedConv(self.conv, self.norm, dtype), nn.Identity()
-        self.dropout = nn.Identity()
+        if type(self.dropout) is nn.Dropout and is_untouched(self.dropout):
+            self.dropout = nn.Identity()
         return self

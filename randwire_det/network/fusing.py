@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .as_built import classes_are_as_imported
+from .as_built import classes_are_as_imported, is_untouched
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,7 +23,7 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
 
     Args:
         dtype: that the folded stages compute in and put their maps out in, torch.bfloat16 say; by
-            default the weights' own.
+            default that of the convolutions' weights.
 
     Raises:
         UsageError: a dtype that is not a floating one.
@@ -34,16 +34,29 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
     if classes_are_as_imported():
         for parent in list(frozen.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, Foldable) and child.is_plain():
+                if _can_be_folded(child):
                     setattr(parent, name, child.folded(dtype))
     return frozen
+
+
+def _can_be_folded(module: nn.Module) -> bool:
+    """Whether another form of the module computes all that the module does, hooks included."""
+    kind = type(module)
+    # Of the class itself: a subclass may have a forward that its parent's other form knows not.
+    if not isinstance(module, Foldable) or "folded" not in vars(kind):
+        return False
+    return kind.forward is kind.forward_as_built and is_untouched(module) and module.is_plain()
 
 
 class Foldable(nn.Module):
     """A module that `fuse` has another form of."""
 
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        cls.forward_as_built = cls.forward
+
     def is_plain(self) -> bool:
-        """Whether it still is what it was built as, with a norm that can be folded."""
+        """Whether all modules in it still are what they were built as, with norms to be folded."""
         raise NotImplementedError
 
     def folded(self, dtype: torch.dtype | None) -> nn.Module:
@@ -76,6 +89,7 @@ class FoldedConv(FoldedTensors):
 @torch.no_grad()
 def fold(weight: Tensor, norm: nn.Module, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that does what convolution and BN in eval mode do."""
+    dtype = weight.dtype if dtype is None else dtype  # BN may be in another one
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = norm.bias - norm.running_mean * scale
     return (weight * scale.view(-1, 1, 1, 1)).to(dtype=dtype), bias.to(dtype=dtype)

@@ -92,6 +92,13 @@ class Node(nn.Module):
             and is_plain_norm(self.norm)
         )
 
+    def learned(self) -> list[Tensor]:
+        """What a plain node learns. DataParallel and FSDP make plain attributes of parameters,
+        which `parameters()` then passes over."""
+        edges = [self.edge_logits] if hasattr(self, "edge_logits") else []
+        norm = self.norm
+        return [*edges, self.depthwise.weight, self.pointwise.weight, norm.weight, norm.bias]
+
     def tensors(self, edge_mask: Tensor | None = None) -> NodeTensors:
         """What the node computes with."""
         norm, statistics = self.norm, (None, None)

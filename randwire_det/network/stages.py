@@ -14,7 +14,6 @@ from .as_built import (
     is_plain_norm,
     is_traced,
     is_transformed,
-    is_untouched,
 )
 from .fusing import Foldable, FoldedConv, FoldedTensors
 from .nodes import Node, Norm, node_class_is_as_imported
@@ -37,8 +36,7 @@ class ConvStage(Foldable):
         return self.norm(self.conv(self.relu(x)))
 
     def is_plain(self) -> bool:
-        plain = type(self) is ConvStage and is_untouched(self)
-        return plain and is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
+        return is_plain_conv(self.conv, self.built) and is_plain_norm(self.norm)
 
     def folded(self, dtype: torch.dtype | None) -> "ConvStage":
         self.conv, self.norm = FoldedConv(self.conv, self.norm, dtype), nn.Identity()
@@ -93,8 +91,8 @@ class RandomStage(Foldable):
 
     def way(self, x: Tensor) -> Way:
         """How the stage is computed for this input, as the modules and torch's state are now."""
-        # torch.fx follows plain operations on modules.
-        if isinstance(x, torch.fx.Proxy) or not self.is_plain():
+        # torch.fx follows plain operations on modules; of meta tensors torch knows no autocast.
+        if isinstance(x, torch.fx.Proxy) or x.is_meta or not self.is_plain():
             return Way.NODE_BY_NODE
         # Whether autograd will ask for a gradient.
         recording = torch.is_grad_enabled() and (x.requires_grad or self.is_trained())
@@ -128,7 +126,9 @@ class RandomStage(Foldable):
         return plain and len({node.norm.eps for node in self.nodes}) == 1
 
     def is_trained(self) -> bool:
-        return any(each.requires_grad for each in self.parameters())
+        """Whether a weight of a plain stage asks for a gradient, a parameter or not."""
+        learned = (each for node in self.nodes for each in node.learned())
+        return any(each.requires_grad for each in learned)
 
     def _masks(self, edge_mask: Tensor | None) -> list[Tensor | None]:
         """An edge mask of the stage as one of each node."""
@@ -192,11 +192,17 @@ class FoldedStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
+        if isinstance(x, torch.fx.Proxy):  # a leaf: the widths are compared with those of x
+            path = x.tracer.path_of_module(self)
+            return x.tracer.create_proxy("call_module", path, (x,), {})
         tensors = [
             NodeTensors(*(getattr(node, name) for name in NodeTensors._fields))
             for node in self.nodes
         ]
-        x = x.to(_autocast_dtype(x.to(tensors[0].beta.dtype)))
+        x = x.to(tensors[0].beta.dtype)
+        if x.is_meta:  # of which torch knows no autocast
+            return run(self.plan, x, tensors)[0]
+        x = x.to(_autocast_dtype(x))
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled() or is_exported() or torch.jit.is_tracing():
                 return run(self.plan, x, tensors)[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, UserError
 from ..spec.spec import NetworkSpec
+from .as_built import is_traced, is_transformed
 from .fusing import fuse
 from .nodes import Norm
 from .stages import ConvStage, RandomStage
@@ -78,8 +79,9 @@ class RandWire(nn.Module):
 
         The maps are what the stage's unique output node puts out, before any ReLU.
         """
-        # Depthwise convolutions are several times faster in channels-last.
-        x = x.contiguous(memory_format=torch.channels_last)
+        # Depthwise convolutions are several times faster in channels-last, which vmap has not.
+        if is_traced() or not is_transformed():
+            x = x.contiguous(memory_format=torch.channels_last)
         features = {}
         extra = self._arguments(x.device)
         for name in self.stage_names:
@@ -108,7 +110,8 @@ class RandWire(nn.Module):
             return dict.fromkeys(stages, Keep.SUMS_AND_MAPS) | late
         keep = dict.fromkeys(stages, Keep.MAPS)
         # The backward comes to the first one when it has let go of the others.
-        first = next((name for name, stage in stages.items() if stage.is_trained()), None)
+        trained = (name for name, stage in stages.items() if _is_trained(stage))
+        first = next(trained, None)
         return keep if first is None else keep | {first: Keep.NOTHING}
 
     def fuse(self, dtype: torch.dtype | None = None) -> "RandWire":
@@ -198,6 +201,10 @@ class RandWire(nn.Module):
             "torch.jit.script cannot compile a RandWire; expected torch.jit.trace(model.eval(), x)"
             " or torch.export.export(model.eval(), (x,))"
         )
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(each.requires_grad for each in module.parameters())
 
 
 def initialise(module: nn.Module):

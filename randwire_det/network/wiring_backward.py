@@ -30,6 +30,7 @@ no product of maps is written.
 import torch
 from torch import Tensor
 
+from .as_built import is_batched
 from .wiring import Keep, NodeTensors, depthwise, padded, relu_of_input, run, sum_of
 
 
@@ -60,6 +61,12 @@ class RandomWiring(torch.autograd.Function):
             raise RuntimeError(
                 "create_graph=True: a RandWire stage has no gradients of gradients; expected"
                 " create_graph=False, or a trunk whose stages run by RandomStage.node_by_node"
+            )
+        if is_batched(gradient):
+            raise RuntimeError(
+                "is_grads_batched=True, or torch.func.vmap around a backward: a RandWire stage has"
+                " no batched gradients; expected one autograd.grad at a time, torch.func.vjp, or a"
+                " trunk whose stages run by RandomStage.node_by_node"
             )
         # As the forward was run, whatever the context that the backward is called in.
         with torch.autocast(gradient.device.type, enabled=False):

@@ -159,6 +159,19 @@ def test_bfloat16_maps_come_from_bfloat16_arithmetic(wanted, autocast):
     assert far(maps, trunk(image)) < (0.05 if half else 1e-5)
 
 
+@torch.no_grad()
+def test_the_copy_of_half_weights_with_full_norms_puts_out_half():
+    trunk = build(WIDE, torch.float32, training=False)
+    image = random_image(dtype=torch.float32)
+    exact = trunk(image)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            module.bfloat16()
+    maps = trunk.fuse()(image.bfloat16())
+    assert {each.dtype for each in maps.values()} == {torch.bfloat16}
+    assert far(maps, exact) < 0.05
+
+
 def test_only_floats_are_computed_in():
     with pytest.raises(UserError, match=r"fuse\(torch.int8\): expected a floating dtype"):
         RandWire(tiny_spec()).fuse(torch.int8)

@@ -106,8 +106,9 @@ def test_an_edge_is_dropped_in_a_compiled_step():
         )
 
 
-def test_fx_follows_every_node():
-    trunk = trunk_of()
+@fused_too
+def test_fx_follows_every_node(fused):
+    trunk = trunk_of(fused)
     graph = torch.fx.symbolic_trace(trunk)
     other = image_of(3, 72, 40)
     assert_close(graph(other), trunk(other))
@@ -174,7 +175,49 @@ def test_forward_mode_derivatives():
     torch.testing.assert_close(along, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-4)
 
 
+@fused_too
+def test_a_batch_of_inputs_by_vmap(fused):
+    trunk, images = trunk_of(fused), torch.stack([image_of() for _ in range(2)])
+    maps = torch.vmap(trunk)(images)
+    for index, image in enumerate(images):
+        assert_close({name: each[index] for name, each in maps.items()}, trunk(image))
+
+
+def test_gradients_of_each_image():
+    trunk, image = trunk_of(), image_of(2)
+    parameters = {name: each.detach() for name, each in trunk.named_parameters()}
+
+    def loss(tensors, one):
+        maps = torch.func.functional_call(trunk, tensors, (one[None],))
+        return sum(each.square().mean() for each in maps.values())
+
+    ours = torch.vmap(torch.func.grad(loss), (None, 0))(parameters, image)
+    for index, one in enumerate(image):
+        expected = torch.func.grad(loss)(parameters, one)
+        assert_close({name: each[index] for name, each in ours.items()}, expected)
+
+
+def test_batched_gradients_are_refused_in_one_sentence():
+    trunk, image = trunk_of(), image_of().requires_grad_()
+    maps = trunk(image)["conv5"]
+    several = torch.randn(2, *maps.shape)
+    with pytest.raises(RuntimeError, match=r"is_grads_batched=True.*one autograd\.grad at a time"):
+        torch.autograd.grad(maps, image, several, is_grads_batched=True, retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"is_grads_batched=True.*one autograd\.grad at a time"):
+        torch.vmap(lambda each: torch.autograd.grad(maps, image, each)[0])(several)
+
+
 # --- other ways
+
+
+@fused_too
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_shapes_on_the_meta_device(fused, training):
+    trunk = trunk_of(fused, training and not fused)
+    image = image_of()
+    shapes = {name: each.shape for name, each in trunk(image).items()}
+    maps = trunk.to("meta")(image.to("meta"))
+    assert {name: each.shape for name, each in maps.items()} == shapes
 
 
 @pytest.mark.parametrize("assign", [False, True])
