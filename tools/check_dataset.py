@@ -23,7 +23,7 @@ with cli.quiet_imports():
     from randwire_det.coco.lint import check_configured_datasets, check_dataset
     from randwire_det.coco.resizing import MAX_SIZE
     from randwire_det.detection.config import read_config
-    from randwire_det.run.printing import printable
+    from randwire_det.printing import printable
 
 EXAMPLE = """python tools/check_dataset.py --json mine/train.json --images mine/images --decode
   python tools/check_dataset.py --config-file faster_rcnn_randwire_c109.yaml"""

@@ -19,7 +19,7 @@ from randwire_det.run import cli
 with cli.quiet_imports():
     from pretrain.paper import Paper
     from pretrain.summary import Row, read_runs, summarize
-    from randwire_det.run.printing import one_line, printable
+    from randwire_det.printing import one_line, printable
     from randwire_det.tables.spread import aligned, markdown
 
 HEADER = (

@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from randwire_det.coco.metrics import METRICS
+from randwire_det.printing import one_line, printable
 from randwire_det.run import cli
-from randwire_det.run.printing import one_line, printable
 from randwire_det.tables.spread import aligned, markdown
 from randwire_det.tables.table5 import Row, fill, read_evaluations
 

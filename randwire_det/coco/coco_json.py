@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from ..run.printing import has_control
+from ..printing import has_control
 
 LISTS = ("images", "categories", "annotations")
 NUMBERS = {int, float}

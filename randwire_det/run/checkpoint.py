@@ -58,8 +58,12 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
+        def usable(number):  # not NaN, of which NaN would be made, and not past what a float holds
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            return is_number and abs(number) < 1e30
+
         def three_numbers(values):
-            return len(values) == 3 and all(isinstance(each, int | float) for each in values)
+            return len(values) == 3 and all(map(usable, values))
 
         if self.channel_order not in ("RGB", "BGR"):
             raise UserError(f"channel_order {brief(self.channel_order)}: expected RGB or BGR")
@@ -71,6 +75,8 @@ class Preprocessing:
             raise UserError(
                 f"input_size {brief(self.input_size)}: expected a whole number of pixels"
             )
+        if not isinstance(self.interpolation, str):
+            raise UserError(f"interpolation {brief(self.interpolation)}: expected a name")
 
     def to_dict(self) -> dict:
         plain = asdict(self)

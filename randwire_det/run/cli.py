@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import UsageError, UserError
+from ..printing import escape_log, one_line
 from ..spec.generator import GRAPH_MODELS, REGIMES, generate
 from ..spec.spec import NetworkSpec
-from .printing import escape_log, one_line
 
 INTERRUPTED = 130  # the exit status, as of a shell
 

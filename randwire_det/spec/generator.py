@@ -20,7 +20,7 @@ from .graphs import (
     watts_strogatz,
     whole,
 )
-from .spec import SEP_CONV3X3, NetworkSpec, StageSpec
+from .spec import MAX_CHANNELS, SEP_CONV3X3, NetworkSpec, StageSpec
 
 GRAPH_MODELS = {"er": erdos_renyi, "ba": barabasi_albert, "ws": watts_strogatz}
 REGIMES = ("small", "regular")
@@ -54,14 +54,16 @@ def generate(
         UserError: an unknown name, a missing or superfluous parameter, or a bad value.
     """
     theta = _graph_parameters(generator, {"k": k, "p": p, "m": m})
-    if regime not in REGIMES:
-        raise UserError(f"regime {regime!r}: expected one of {', '.join(REGIMES)}")
+    if not isinstance(regime, str) or regime not in REGIMES:
+        raise UserError(f"regime {brief(regime)}: expected one of {', '.join(REGIMES)}")
     given, channels = channels, whole(channels)
-    if channels is None or channels < 1:
-        raise UserError(f"C={brief(given)}: expected a whole number of channels >= 1")
+    if channels is None or not 1 <= channels <= MAX_CHANNELS:
+        raise UserError(
+            f"C={brief(given)}: expected a whole number of channels >= 1, at most {MAX_CHANNELS}"
+        )
     nodes, seed = check_nodes(nodes), check_seed(seed)
     if not isinstance(seed_per_stage, bool):
-        raise UserError(f"seed_per_stage={seed_per_stage!r}: expected True or False")
+        raise UserError(f"seed_per_stage={brief(seed_per_stage)}: expected True or False")
 
     def wired(name: str, width: int, num_nodes: int) -> StageSpec:
         # A stage's own seed: no two (seed, stage) pairs share one, as stage numbers have one digit.
@@ -112,7 +114,7 @@ def parameters_of(generator: str) -> tuple[str, ...]:
         UserError: no such model.
     """
     if not isinstance(generator, str) or generator not in GRAPH_MODELS:
-        raise UserError(f"generator {generator!r}: expected one of {', '.join(GRAPH_MODELS)}")
+        raise UserError(f"generator {brief(generator)}: expected one of {', '.join(GRAPH_MODELS)}")
     arguments = inspect.signature(GRAPH_MODELS[generator]).parameters
     return tuple(name for name in arguments if name not in ("n", "seed"))
 
@@ -122,7 +124,7 @@ def _graph_parameters(generator: str, given: dict) -> dict:
     takes = parameters_of(generator)
     for name, value in given.items():
         if (value is not None) != (name in takes):
-            problem = "is missing" if name in takes else f"is given ({value})"
+            problem = "is missing" if name in takes else f"is given ({brief(value)})"
             raise UserError(
                 f"generator {generator!r} takes {' and '.join(takes)}, but {name} {problem}"
             )

@@ -6,7 +6,6 @@ module: the rest of the package sees only `Dag`.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral, Real
@@ -20,6 +19,7 @@ from ..errors import UserError, brief
 WS_TRIES = 1000
 # Of a stage; the paper's have 32. More would take minutes and gigabytes before anything runs.
 MAX_NODES = 2048
+MAX_SEED = 2**128  # a number of 5,000 digits can be written into no file
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,13 @@ class Dag:
                 f"a graph needs a whole number N >= 1 of nodes, at most {MAX_NODES},"
                 f" got {brief(self.num_nodes)}"
             )
-        if isinstance(self.edges, str) or not isinstance(self.edges, Iterable):
+        try:
+            given = None if isinstance(self.edges, str) else list(self.edges)
+        except TypeError:
+            given = None
+        if given is None:
             raise UserError(f"edges {brief(self.edges)}: expected pairs of node indices")
-        edges = sorted((_checked(edge, nodes) for edge in self.edges), key=lambda edge: edge[::-1])
+        edges = sorted((_checked(edge, nodes) for edge in given), key=lambda edge: edge[::-1])
         for edge, following in pairwise(edges):
             if edge == following:
                 raise UserError(f"duplicate edge {edge[0]} -> {edge[1]}; expected each edge once")
@@ -122,7 +126,7 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
     if k is None or k < 2 or k % 2:
         raise UserError(f"WS(K={brief(given)}): expected an even whole number K >= 2")
     if k >= n:
-        raise UserError(f"WS(K={k}): expected K < N={n}, the number of nodes of the stage")
+        raise UserError(f"WS(K={brief(k)}): expected K < N={n}, the number of nodes of the stage")
     p = _check_probability("WS", p)
     try:
         graph = nx.connected_watts_strogatz_graph(n, k, p, tries=WS_TRIES, seed=seed)
@@ -163,14 +167,18 @@ def real(value) -> float | int | None:
     """As `whole`, of a finite real number; whole numbers stay whole."""
     if isinstance(value, Integral):
         return whole(value)
-    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
+    try:
+        found = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # of a fraction
+        return None
+    return found if math.isfinite(found) else None
 
 
 def check_seed(seed) -> int:
     """The seed as Python's own number."""
     found = whole(seed)
-    if found is None or found < 0:
-        raise UserError(f"seed={brief(seed)}: expected a whole number >= 0")
+    if found is None or not 0 <= found < MAX_SEED:
+        raise UserError(f"seed={brief(seed)}: expected a whole number >= 0, below 2^128")
     return found
 
 

@@ -10,11 +10,13 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ..errors import UserError, brief
+from ..errors import LONGEST, UserError, brief
+from ..printing import one_line
 from ..strict import load_json
 from .graphs import Dag
 
 SPEC_VERSION = 1
+MAX_CHANNELS = 10**9  # C of Table 1; what memory cannot hold is refused where it is built
 CONV3X3 = "conv3x3"
 SEP_CONV3X3 = "sep_conv3x3"
 # The transformation of a node (section 3.2 and "Node operations" in 4.1).
@@ -41,16 +43,19 @@ class StageSpec:
 
     def __post_init__(self):
         where = f"stage {brief(self.name)}"
-        if type(self.channels) is not int or self.channels < 1:
+        if not isinstance(self.name, str):
+            raise UserError(f"{where}: expected a name")
+        if type(self.channels) is not int or not 1 <= self.channels <= 8 * MAX_CHANNELS:
             raise UserError(
-                f"{where}: channels {brief(self.channels)}, expected a whole number >= 1"
+                f"{where}: channels {brief(self.channels)}, expected a whole number >= 1, at most"
+                f" {8 * MAX_CHANNELS}"
             )
         if type(self.stride) is not int or self.stride not in (1, 2):
             raise UserError(f"{where}: stride {brief(self.stride)}, expected 1 or 2")
         if self.dag is not None and not isinstance(self.dag, Dag):
             raise UserError(f"{where}: wiring {brief(self.dag)}, expected a Dag, or None")
         ops = (CONV3X3,) if self.dag is None else NODE_OPS
-        if self.op not in ops:
+        if not isinstance(self.op, str) or self.op not in ops:
             raise UserError(f"{where}: op {brief(self.op)}, expected one of {', '.join(ops)}")
 
     def to_dict(self) -> dict:
@@ -102,7 +107,9 @@ class NetworkSpec:
         names = [stage.name for stage in self.stages]
         expected = [f"conv{i}" for i in range(1, len(names) + 1)]
         if not names or names != expected:
-            raise UserError(f"stages {names}: expected conv1, conv2, ... in order")
+            raise UserError(f"stages {brief(names)}: expected conv1, conv2, ... in order")
+        if not isinstance(self.provenance, dict):
+            raise UserError(f"provenance {brief(self.provenance)}: expected a dict")
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -117,7 +124,10 @@ class NetworkSpec:
 
     def describe(self) -> str:
         """One line for logs and errors: where the wiring came from, widths and digest."""
-        source = self.provenance.get("description", "wiring of unknown provenance")
+        source = self.provenance.get("description")
+        if not isinstance(source, str):
+            source = "wiring of unknown provenance"
+        source = one_line(source[:LONGEST])
         widths = "-".join(str(stage.channels) for stage in self.stages)
         return f"{source}, channels {widths}, digest {self.digest[:12]}"
 
@@ -154,8 +164,14 @@ class NetworkSpec:
         try:
             plain = load_json(text)
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"a network spec must be JSON: {error}") from None
+            raise UserError(
+                f"a network spec must be JSON: {one_line(str(error))[:LONGEST]}"
+            ) from None
         return cls.from_dict(plain)
+
+
+def _shown(key) -> str:
+    return one_line(key[:LONGEST]) if isinstance(key, str) else brief(key)
 
 
 def _expect_keys(plain, keys, what):
@@ -163,5 +179,5 @@ def _expect_keys(plain, keys, what):
         raise UserError(f"{what} must be an object, got {type(plain).__name__}")
     for problem, names in (("unknown", plain.keys() - keys), ("missing", keys - plain.keys())):
         if names:
-            listed = ", ".join(sorted(map(str, names)))
+            listed = ", ".join(sorted(_shown(each) for each in names))
             raise UserError(f"{what}: {problem} key {listed}; expected {', '.join(sorted(keys))}")

@@ -581,10 +581,16 @@ def test_a_caller_gets_only_the_kinds_it_takes(saved):
         {"channel_order": 3},
         {"mean": [1.0]},
         {"mean": ["a", "b", "c"]},
+        {"mean": [1.0, 2.0, float("nan")]},
+        {"mean": [float("inf")] * 3},
+        {"mean": [True] * 3},
         {"std": [1.0, 0.0, 1.0]},
+        {"std": [1.0, 1.0, float("nan")]},
+        {"std": [10**400] * 3},
+        {"interpolation": None},
         {"input_size": "224"},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:40],
 )
 def test_preprocessing_that_cannot_be_applied_is_refused(saved, change):
     """Used as it stands, it would cost accuracy without an error or fail far from its cause."""

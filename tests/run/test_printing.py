@@ -3,7 +3,7 @@
 import pytest
 from conftest import run_python
 
-from randwire_det.run.printing import one_line, printable
+from randwire_det.printing import one_line, printable
 
 HOSTILE = {
     "colour": "\x1b[31mred",

@@ -1,6 +1,8 @@
 """generate(): the paper's networks, pinned for good, and Table 1 line by line."""
 
+import inspect
 import json
+from fractions import Fraction
 
 import networkx as nx
 import numpy as np
@@ -147,6 +149,8 @@ def test_theta_must_be_what_the_model_takes(generator, parameter):
         ({"regime": "large"}, "large", "small, regular"),
         *(({"seed_per_stage": bad}, bad, "True or False") for bad in ("yes", 1, None)),
         ({"nodes": 10**9}, 10**9, "at most"),
+        ({"channels": 10**10}, 10**10, "at most"),
+        ({"seed": 2**128}, 2**128, "below 2^128"),
         ({"regime": None}, None, "small, regular"),
         *(({"channels": bad}, bad, ">= 1") for bad in (0, -1, 7.5, "78", True, None)),
         *(({"nodes": bad}, bad, ">= 1") for bad in (0, -1, 7.5, "32", True, None)),
@@ -166,6 +170,22 @@ def test_a_bad_argument_is_named_with_its_rule(change, value, rule):
     assert repr(value) in str(caught.value)
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, -(10**5000), Fraction(10**400, 3), "x" * 10**5, np.array([1, 2])],
+    ids=["huge", "far below zero", "fraction", "long", "array"],
+)
+def test_what_has_no_short_text_is_refused_in_one_line(value):
+    fitting = {"seed": 1, "regime": "small", "channels": 4, "nodes": 10}
+    for generator in ("ws", "ba"):  # each with a parameter that the other does not take
+        arguments = {"generator": generator, **fitting, **THETA[generator]}
+        for name in inspect.signature(generate).parameters:
+            with pytest.raises(UserError) as caught:
+                generate(**arguments | {name: value})
+            assert len(str(caught.value)) < 300
+            assert str(caught.value).isprintable()
 
 
 def test_a_generator_that_is_no_name_is_refused():

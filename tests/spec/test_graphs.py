@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import combinations
 from statistics import stdev
 
+import numpy as np
 import pytest
 
 from randwire_det.errors import UserError
@@ -233,7 +234,7 @@ def test_a_dag_refuses_a_bad_edge(edges):
         Dag(3, edges)
 
 
-@pytest.mark.parametrize("edges", [None, 5, "01", {0: 1}])
+@pytest.mark.parametrize("edges", [None, 5, "01", {0: 1}, np.array(4)])
 def test_a_dag_refuses_what_holds_no_edges(edges):
     with pytest.raises(UserError, match=r"expected (pairs|a pair) of node indices"):
         Dag(2, edges)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import random
 
+import numpy as np
 import pytest
 from conftest import THETA, tiny_spec
 
@@ -161,13 +162,20 @@ def test_another_version_is_refused_by_name(version):
         *(("edges", value) for value in (None, "01", 3, {}, [0, 1], [[0, 1, 2]], [["0", "1"]])),
         *(("edges", value) for value in ([[1, 0]], [[0, 99]], [[0, 1], [0, 1]], [[0.0, 1.0]])),
         *(("name", value) for value in ("conv1", "conv9", "", 3, None, ["conv3"])),
+        *(("name", value) for value in ("x" * 10**5, np.array([1, 2]))),
+        *((name, np.array([1, 2])) for name in ("channels", "stride", "op", "num_nodes")),
+        *((name, 1) for name in ("x" * 10**5, "y\n")),
+        pytest.param("channels", 10**5000, id="huge channels"),
+        pytest.param("name", 10**5000, id="huge name"),
     ],
 )
 def test_a_bad_value_in_a_stage_is_refused(key, value):
     plain = plain_spec()
     plain["stages"][2][key] = value
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         NetworkSpec.from_dict(plain)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +186,7 @@ def test_a_bad_value_in_a_stage_is_refused(key, value):
         '{"version": 1, "stages": {}, "provenance": {}}',
         '{"version": 1, "stages": [3], "provenance": {}}',
         tiny_spec().to_json()[:-1],
+        f'{{"{"a" * 10_000}": 1, "{"a" * 10_000}": 2}}',
         tiny_spec().to_json() * 2,
         b'{"version": "\xff"}',
         "[" * 100_000,
@@ -194,8 +203,9 @@ def test_a_bad_value_in_a_stage_is_refused(key, value):
     ids=lambda text: repr(text)[:20],
 )
 def test_text_that_is_no_spec_is_refused(text):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         NetworkSpec.from_json(text)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_damaged_spec_is_refused_or_read_as_it_stands():
@@ -222,3 +232,19 @@ def test_a_damaged_spec_is_refused_or_read_as_it_stands():
             assert (spec.digest == original.digest) == same
             assert NetworkSpec.from_json(spec.to_json()) == spec
     assert min(outcomes.values()) > 50
+
+
+@pytest.mark.parametrize(
+    "source", [None, 5, ["a"], "x" * 10**5, "a\n\x1b[31mb"], ids=lambda each: repr(each)[:9]
+)
+def test_describe_is_one_line_whatever_the_provenance(source):
+    spec = NetworkSpec(tiny_spec().stages, {"description": source})
+    assert spec.describe().isprintable()
+    assert len(spec.describe()) < 400
+    assert spec.digest[:12] in spec.describe()
+
+
+@pytest.mark.parametrize("provenance", [None, "ws", 3, ["a"]])
+def test_a_provenance_that_is_no_dict_is_refused(provenance):
+    with pytest.raises(UserError, match="provenance"):
+        NetworkSpec(tiny_spec().stages, provenance)
