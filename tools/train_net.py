@@ -92,11 +92,16 @@ def train_or_test(args, cfg, world: World, stack: ExitStack) -> None:
 
 
 def warn_of_random_weights(cfg) -> None:
-    node = cfg.MODEL.RANDWIRE if builds_randwire(cfg) else cfg.MODEL.RESNETS
+    node = "RANDWIRE" if builds_randwire(cfg) else "RESNETS"
+    norm, freeze_at = cfg.MODEL[node].NORM, cfg.MODEL.BACKBONE.FREEZE_AT
+    frozen = [f"MODEL.{node}.NORM {norm}"] if norm == "FrozenBN" else []
+    frozen += [f"MODEL.BACKBONE.FREEZE_AT {freeze_at}"] if freeze_at > 0 else []
+    advice = (
+        " freezes random weights: a training from scratch takes NORM BN (or GN) and FREEZE_AT 0."
+    )
     logger.warning(
-        "MODEL.WEIGHTS is empty: training starts from random weights. NORM"
-        f" {node.NORM} and FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} then apply"
-        " to random weights too; BN (or GN) and 0 are what a training from scratch takes."
+        "MODEL.WEIGHTS is empty: training starts from random weights."
+        + (" " + " and ".join(frozen) + advice if frozen else "")
     )
 
 

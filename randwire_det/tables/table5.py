@@ -27,6 +27,7 @@ TABLE5 = {
 }
 VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
+TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,16 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
     """The evaluations in the OUTPUT_DIRs of runs of train_net.py.
 
     Args:
-        warn: told of what is left out: evaluations of unfinished trainings, or without a result.
+        warn: called with what is left out: unfinished trainings, and evaluations without a result.
 
     Raises:
         UserError: a folder that holds no evaluation, a broken file, or one run twice.
     """
     results, seen = [], {}
     for folder in folders:
+        if not (folder / WRITTEN).exists() and any((folder / name).exists() for name in TRACES):
+            warn(f"{folder}: not evaluated yet, left out")
+            continue
         record = read_record(folder)
         iteration, last = record["iteration"], record["schedule"]["iterations"]
         if iteration is not None and iteration < last:

@@ -1,5 +1,6 @@
 """tools/train_net.py as its user runs it: train, resume, evaluate, and every refusal."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -7,11 +8,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import run_tool
+from conftest import REPO, run_tool
 from detection_helpers import TINY, as_overrides
 from PIL import Image
 
+from randwire_det.detection.config import read_config
 from randwire_det.run.checkpoint import load_checkpoint
+
+SPEC = importlib.util.spec_from_file_location("train_net_tool", REPO / "tools/train_net.py")
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
 
 CONFIG = "base_faster_rcnn_fpn.yaml"
 CLASSES = ["square", "wide", "tall"]
@@ -94,6 +100,22 @@ def test_training_writes_a_checkpoint_that_carries_everything(trained):
     evaluation = json.loads((output / "inference/results.json").read_text())
     assert evaluation["iteration"] == evaluation["schedule"]["iterations"] == 4
     assert "<html" in (output / "report/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("norm", "freeze_at", "named", "absent"),
+    [
+        ("BN", 0, [], ["NORM", "FREEZE_AT"]),
+        ("FrozenBN", 0, ["MODEL.RANDWIRE.NORM FrozenBN"], ["BACKBONE.FREEZE_AT"]),
+        ("GN", 2, ["MODEL.BACKBONE.FREEZE_AT 2"], ["RANDWIRE.NORM"]),
+    ],
+)
+def test_random_weights_name_only_the_keys_that_freeze_them(caplog, norm, freeze_at, named, absent):
+    changes = {"MODEL.RANDWIRE.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at}
+    tool.warn_of_random_weights(read_config(CONFIG, as_overrides(TINY | changes)))
+    (warning,) = caplog.messages
+    assert all(words in warning for words in ["MODEL.WEIGHTS is empty", *named])
+    assert not any(words in warning for words in absent)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")

@@ -278,9 +278,15 @@ def test_a_fault_is_one_line_that_names_it(tmp_path, fault):
 
 def test_the_tool_prints_the_table_and_refuses_in_one_line(tmp_path, seeds):
     half = make_run(tmp_path / "half", iteration=5, SEED=5)
-    done = run_tool(TOOL, *seeds, half, "--format", "json")
+    begun = tmp_path / "begun"  # stopped before its first evaluation
+    begun.mkdir()
+    (begun / "last_checkpoint").write_text("model_0000005.pth")
+    done = run_tool(TOOL, *seeds, half, begun, "--format", "json")
     assert [row["n"] for row in json.loads(done.stdout)] == [0, 0, 3, 0, 0, 0]
-    assert done.stderr.splitlines() == [f"{half}: not finished, iteration 5 of {LAST}, left out"]
+    assert done.stderr.splitlines() == [
+        f"{half}: not finished, iteration 5 of {LAST}, left out",
+        f"{begun}: not evaluated yet, left out",
+    ]
     assert_refused(run_tool(TOOL, tmp_path / "nowhere"), "nowhere", "no such folder")
 
 
