@@ -47,7 +47,7 @@ def of_run(run: Path, dataset: str | None) -> dict:
         from randwire_det.coco.datasets import check_datasets, register_coco_datasets
         from randwire_det.detection.config import read_config
         from randwire_det.detection.results import heading, inference_dir, report_dir
-        from randwire_det.tables.table5 import WRITTEN, read_record
+        from randwire_det.tables.detection import WRITTEN, read_record
 
     cfg = read_config(str(run / "config.yaml"), [])
     cfg.OUTPUT_DIR = str(run)  # it may have been moved

@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: Table 5's row beside the paper's, classes, a file, a report.
 
-OUTPUT_DIR/inference/results.json holds the latest evaluation, for tools/table5.py. AP is in
+OUTPUT_DIR/inference/results.json holds the latest evaluation, for tools/tables.py. AP is in
 percent, null where there is nothing to measure. Layout (version 1):
 
     version, network, detector      1, and what they are called in tables
@@ -25,12 +25,12 @@ from ..config.network_keys import spec_from_config
 from ..errors import UserError
 from ..run.checkpoint import load_checkpoint
 from ..run.files import replace_file
+from ..spec.spec import NetworkSpec
 from ..strict import load_yaml
-from ..tables.names import spec_keys, wiring_settings
-from ..tables.spread import aligned
-from ..tables.table5 import VERSION, WRITTEN, read_record
+from ..tables.detection import VERSION, WRITTEN, read_record
+from ..tables.names import detector_name, network_name, paper_row, spec_keys, wiring_settings
+from ..tables.rendering import aligned
 from .checks import builds_randwire
-from .paper import detector_name, network_name, paper_row
 
 logger = logging.getLogger(__name__)
 RANDWIRE = "MODEL.RANDWIRE."
@@ -80,14 +80,16 @@ def record_evaluation(cfg: CfgNode, results: dict, *, weights: str, iteration: i
     if len(names) == 1:
         results = {names[0]: results}
     trained = _as_trained(cfg, weights)
+    spec = spec_from_config(trained.MODEL.RANDWIRE) if builds_randwire(trained) else None
+    network = network_name(trained, spec)
     datasets = {
-        name: {"paper": paper_row(trained, name), "tasks": _tasks(results.get(name, {}))}
+        name: {"paper": paper_row(trained, network, name), "tasks": _tasks(results.get(name, {}))}
         for name in names
     }
     solver = trained.SOLVER
     record = {
         "version": VERSION,
-        "network": network_name(trained),
+        "network": network,
         "detector": detector_name(trained),
         "schedule": {
             "iterations": solver.MAX_ITER,
@@ -96,7 +98,7 @@ def record_evaluation(cfg: CfgNode, results: dict, *, weights: str, iteration: i
         },
         "weights": weights,
         "iteration": iteration,
-        **_settings(trained),
+        **_settings(trained, spec),
         "datasets": datasets,
     }
     _log(record)
@@ -170,10 +172,10 @@ def _as_trained(cfg: CfgNode, weights: str) -> CfgNode:
     return trained
 
 
-def _settings(cfg: CfgNode) -> dict:
+def _settings(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
     """{"seeds": what the runs of a row differ in, "config": what they have in common}."""
-    randwire, in_spec = builds_randwire(cfg), spec_keys(RANDWIRE)
-    left_out = (*IRRELEVANT, "MODEL.RESNETS." if randwire else RANDWIRE)
+    in_spec = spec_keys(RANDWIRE)
+    left_out = (*IRRELEVANT, "MODEL.RESNETS." if spec else RANDWIRE)
     settings = {
         # JSON has no infinity, which is a norm to clip gradients by.
         key: str(value) if isinstance(value, float) and math.isinf(value) else value
@@ -183,8 +185,7 @@ def _settings(cfg: CfgNode) -> dict:
     # From random weights or from others: from which others, a path does not tell.
     settings["MODEL.WEIGHTS"] = "given" if cfg.MODEL.WEIGHTS else "none"
     seeds = {"SEED": cfg.SEED, "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
-    if randwire:
-        spec = spec_from_config(cfg.MODEL.RANDWIRE)
+    if spec:
         settings |= wiring_settings(spec, RANDWIRE)
         seeds["wiring"] = [spec.provenance.get("seed"), spec.digest]
     return {"seeds": seeds, "config": settings}

@@ -24,7 +24,7 @@ from randwire_det.detection.checks import builds_randwire
 from randwire_det.detection.config import read_config
 from randwire_det.detection.preprocessing import preprocessing_from_config
 from randwire_det.spec.complexity import complexity
-from randwire_det.tables.table5 import TABLE5
+from randwire_det.tables.paper import TABLE5
 
 NO_DETECTOR = "base_coco_1x.yaml"
 DETECTION = sorted(path.name for path in SHIPPED.glob("*.yaml") if path.name != NO_DETECTOR)

@@ -67,7 +67,7 @@ IMPORTS = {
     "predict.py": ["--weights", "no_such.pth", "--input", "."],
     "pretrain_imagenet.py": ["--help"],
     "report.py": ["OUTPUT_DIR"],
-    "summarize_runs.py": ["--help"],
+    "tables.py": ["OUTPUT_DIR"],
     "train_net.py": ["--help"],
 }
 

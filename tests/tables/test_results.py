@@ -17,15 +17,16 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from pretrain.baselines import detectron2_keys
-from pretrain.paper import BASELINE_NAMES
 from randwire_det import UsageError
 from randwire_det.coco.report.evaluation import METRICS
 from randwire_det.config.network_keys import spec_from_config
+from randwire_det.detection.checks import builds_randwire
 from randwire_det.detection.config import read_config
-from randwire_det.detection.paper import TABLE5, detector_name, network_name, paper_row
 from randwire_det.detection.results import inference_dir, record_evaluation, report_evaluation
 from randwire_det.run.checkpoint import Preprocessing, save_checkpoint
-from randwire_det.tables.table5 import WRITTEN
+from randwire_det.tables import names
+from randwire_det.tables.detection import WRITTEN
+from randwire_det.tables.paper import BASELINE_NAMES, TABLE5
 
 SPEC = importlib.util.spec_from_file_location("report_tool", REPO / "tools" / "report.py")
 report_tool = importlib.util.module_from_spec(SPEC)
@@ -41,6 +42,15 @@ def config(**changes):
     fine_tuned = {"MODEL.WEIGHTS": "pretrained.pth", "OUTPUT_DIR": "run"}
     overrides = [str(item) for pair in (fine_tuned | changes).items() for item in pair]
     return read_config("faster_rcnn_randwire_c109.yaml", overrides)
+
+
+def network_name(cfg):
+    spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
+    return names.network_name(cfg, spec)
+
+
+def paper_row(cfg, dataset):
+    return names.paper_row(cfg, network_name(cfg), dataset)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +174,7 @@ def test_a_detector_has_the_fields_name(file, name):
     from detectron2 import model_zoo
 
     cfg = model_zoo.get_config(file)
-    assert detector_name(cfg) == name
+    assert names.detector_name(cfg) == name
     assert network_name(cfg) == "ResNet-50"
 
 

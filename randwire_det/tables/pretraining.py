@@ -8,21 +8,19 @@ iterations, and the digest of the training set, since a path to it tells nothing
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from randwire_det.config.files import flat
-from randwire_det.errors import UserError
-from randwire_det.run.checkpoint import load_checkpoint
-from randwire_det.spec.complexity import HEAD_CHANNELS, Complexity, complexity
-from randwire_det.strict import load_yaml
-from randwire_det.tables.names import randwire_name, spec_keys, wiring_settings
-from randwire_det.tables.spread import Spread, differences, grouped
+from ..config.files import flat
+from ..errors import UserError
+from ..run.checkpoint import load_checkpoint
+from ..spec.complexity import HEAD_CHANNELS, Complexity, complexity
+from ..strict import load_yaml
+from .detection import WRITTEN
+from .names import randwire_name, spec_keys, wiring_settings
+from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER
+from .rows import Result, Row, check_once, gather
 
-from .baselines import baseline_complexity
-from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER, Paper
-
-FINAL = "model_final.pth"
+FINAL = "model_final.pth"  # in an OUTPUT_DIR
 TRACES = ("checkpoint_*.pth", "log.txt", "evaluations.jsonl")  # of a run without a FINAL
 # Config keys, or their beginnings, in which the runs of a row may differ. SOLVER.ACCUMULATE is not
 # among them: batch normalisation sees the parts. The test size is a column of its own.
@@ -30,84 +28,42 @@ IRRELEVANT = (
     *("SEED", "OUTPUT_DIR", "DEVICE", "COMPILE", "LOG_PERIOD", "CHECKPOINT"),
     *("DATA.", "TEST.", "MODEL.WEIGHTS", "MODEL.MEMORY", "INPUT.TEST_SIZE"),
 )
-OTHER = "other"  # the heading of what the paper has no row for
 
 
-@dataclass(frozen=True)
-class Result:
-    """One run, tested at one size.
-
-    Attributes:
-        name: of the network, with all that makes it another one than the paper's.
-        size: height and width of the test images, in pixels.
-        top1, top5: percent.
-        count: of one image of that size.
-        settings: what the results of a row have in common, and those of another row have not.
-        paper: the paper's row, where data set, epochs and test size are the paper's.
-    """
-
-    run: Path
-    name: str
-    size: int
-    epochs: int
-    top1: float
-    top5: float
-    count: Complexity
-    settings: dict
-    paper: Paper | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the summary; `macs` and `params` in ones, accuracies in percent."""
-
-    table: str
-    name: str
-    size: int
-    epochs: int
-    runs: list[str]
-    top1: Spread
-    top5: Spread
-    macs: Spread
-    params: Spread
-    paper: Paper | None
-
-
-def read_runs(folders: list[Path], warn: Callable[[str], None]) -> list[Result]:
-    """The results in the OUTPUT_DIRs of runs.
+def read_runs(
+    folders: list[Path],
+    warn: Callable[[str], None],
+    count_baseline: Callable[..., Complexity],
+) -> list[Result]:
+    """The results in the OUTPUT_DIRs of runs of pretrain_imagenet.py.
 
     Args:
         warn: told of what is left out: unfinished runs, evaluations of other weights.
+        count_baseline: `pretrain.baselines.baseline_complexity`, which this layer does not import.
 
     Raises:
-        UserError: a folder that is no run, a broken file, one run twice, or no finished run.
+        UserError: a folder that is no run, a broken file, or one run twice.
     """
     results, seen = [], {}
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
         if not (folder / FINAL).exists():
             if not any(any(folder.glob(trace)) for trace in TRACES):
                 raise UserError(
-                    f"{folder}: holds no {FINAL}; expected the OUTPUT_DIR of a run of"
-                    " pretrain_imagenet.py"
+                    f"{folder}: holds no {FINAL} and no {WRITTEN}; expected the OUTPUT_DIR of a run"
+                    " of pretrain_imagenet.py, or of a run of train_net.py that came to an"
+                    " evaluation"
                 )
             warn(f"{folder}: not finished, left out")
             continue
-        identity, found = _read_run(folder, warn)
-        if identity in seen:
-            raise UserError(
-                f"{folder} and {seen[identity]} are of the same seeds and config, so one run would"
-                " count twice: leave one of them out"
-            )
-        seen[identity] = folder
+        identity, found = _read_run(folder, warn, count_baseline)
+        check_once(seen, identity, folder)
         results += found
-    if not results:
-        raise UserError(f"no finished run to summarize: no folder holds {FINAL}")
     return results
 
 
-def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Result]]:
+def _read_run(
+    folder: Path, warn: Callable[[str], None], count_baseline: Callable[..., Complexity]
+) -> tuple[object, list[Result]]:
     """What no two runs may have in common, and the results: training's last test comes first."""
     path = folder / FINAL
     checkpoint = load_checkpoint(path, kinds=("classifier", "baseline"))
@@ -136,13 +92,14 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
         if spec:
             count = complexity(spec, size, len(classes), head)
         else:
-            count = baseline_complexity(**architecture, input_size=size, num_classes=len(classes))
+            count = count_baseline(**architecture, input_size=size, num_classes=len(classes))
         paper = PAPER.get((name, size))
         theirs = paper and (paper.epochs, IMAGENET_CLASSES, IMAGENET_VAL)
         if (epochs, len(classes), images) != theirs:
             paper = None
-        top1, top5 = (_percent(row.get(key), f"{where}: {key}") for key in ("top1", "top5"))
-        return Result(folder, name, size, epochs, top1, top5, count, own, paper)
+        values = {key: _percent(row.get(key), f"{where}: {key}") for key in ("top1", "top5")}
+        values |= {"macs": count.macs, "params": count.params}
+        return Result(folder, name, {"size": size, "epochs": epochs}, values, own, paper)
 
     size = config["INPUT.TEST_SIZE"]
     results = [result(size, progress, path, settings)]
@@ -150,7 +107,7 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
         if row["size"] != size:
             test = {"INPUT.TEST_RESIZE": row.get("resize"), "test images": row["images"]}
             results.append(result(row["size"], row, where, settings | test, row["images"]))
-    return json.dumps([settings, seeds], sort_keys=True, default=str), results
+    return [settings, seeds], results
 
 
 def _config(path: Path, text: object) -> dict:
@@ -205,30 +162,10 @@ def _percent(value: object, where: str) -> float:
 
 def summarize(results: list[Result]) -> list[Row]:
     """Rows in the order of the paper's tables and of its lines, then the others as they come."""
-    groups = grouped(results, lambda result: [result.name, result.size, result.settings])
+    rows = gather(
+        results,
+        table=lambda result: result.paper.table if result.paper else "other",
+        printed=lambda result: (result.name, result.columns),
+    )
     order = list(PAPER.values())
-    members = sorted(
-        groups,
-        key=lambda group: order.index(group[0].paper) if group[0].paper else len(order),
-    )
-    return [_row(group, [other[0] for other in members]) for group in members]
-
-
-def _row(group: list[Result], firsts: list[Result]) -> Row:
-    """The row of a group; `firsts` holds one result of every group."""
-    one = group[0]
-    printed = (one.name, one.size, one.epochs)
-    namesakes = [other for other in firsts if (other.name, other.size, other.epochs) == printed]
-    differing = differences(one.settings, [other.settings for other in namesakes])
-    return Row(
-        table=one.paper.table if one.paper else OTHER,
-        name="; ".join([one.name, *differing]),
-        size=one.size,
-        epochs=one.epochs,
-        runs=[str(result.run) for result in group],
-        top1=Spread.of([result.top1 for result in group]),
-        top5=Spread.of([result.top5 for result in group]),
-        macs=Spread.of([result.count.macs for result in group]),
-        params=Spread.of([result.count.params for result in group]),
-        paper=one.paper,
-    )
+    return sorted(rows, key=lambda row: order.index(row.paper) if row.paper else len(order))

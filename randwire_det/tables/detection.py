@@ -6,59 +6,32 @@ row is one network, detector, data set and schedule, with equal settings but for
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..coco.metrics import METRICS
 from ..errors import UserError
-from .spread import Spread, differences, grouped
+from .paper import TABLE5
+from .rows import Result, Row, check_once, gather
 
-# Faster R-CNN with FPN, Detectron's 1x: as many images as 90,000 iterations of 16. On val2017.
-TABLE5 = {
-    name: dict(zip(METRICS, row, strict=True))
-    for name, row in {
-        "ResNet-50": (37.1, 58.8, 39.7, 21.9, 40.8, 47.6),
-        "ResNeXt-50": (38.2, 60.5, 41.3, 23.0, 41.5, 48.8),
-        "RandWire-WS, C=109": (39.9, 61.9, 43.3, 23.6, 43.5, 52.7),
-        "ResNet-101": (39.8, 61.7, 43.3, 23.7, 43.9, 51.7),
-        "ResNeXt-101": (40.7, 62.9, 44.5, 24.4, 44.8, 52.7),
-        "RandWire-WS, C=154": (41.1, 63.1, 44.6, 24.6, 45.1, 53.0),
-    }.items()
-}
 VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
 TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
 
+PAPERS, OTHERS = "Table 5: here / paper", "Other runs"  # headings
 
-@dataclass(frozen=True)
-class Result:
-    """One run on one data set.
 
-    Attributes:
-        name: of the network.
-        what: detector, data sets and schedule, in words.
-        metrics: AP in percent by METRICS; None where there is nothing to measure.
-        settings: what the results of a row have in common, and those of another row have not.
-        paper: the paper's row, where data set, detector and schedule are the paper's.
+def is_detection(folder: Path) -> bool:
+    """Whether an OUTPUT_DIR is of train_net.py, evaluated or not, and not of pretraining.
+
+    Raises:
+        UserError: there is no such folder.
     """
-
-    run: Path
-    name: str
-    what: str
-    metrics: dict[str, float | None]
-    settings: dict
-    paper: dict[str, float] | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table, AP in percent; one of the paper's that nobody ran has no `runs`."""
-
-    name: str
-    what: str
-    runs: list[str]
-    metrics: dict[str, Spread | None]
-    paper: dict[str, float] | None
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
+    config = folder / "config.yaml"
+    return any((folder / name).exists() for name in (WRITTEN, *TRACES)) or (
+        config.is_file() and b"META_ARCHITECTURE" in config.read_bytes()
+    )
 
 
 def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[Result]:
@@ -81,14 +54,8 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
             warn(f"{folder}: not finished, iteration {iteration} of {last}, left out")
             continue
         for result in _results(folder, record, warn):
-            settings = result.name, result.what, result.settings, record["seeds"]
-            identity = json.dumps(settings, sort_keys=True)
-            if identity in seen:
-                raise UserError(
-                    f"{folder} and {seen[identity]} are of the same seeds and config, so one run"
-                    " would count twice: leave one of them out"
-                )
-            seen[identity] = folder
+            identity = result.name, result.columns, result.settings, record["seeds"]
+            check_once(seen, identity, folder)
             results.append(result)
     return results
 
@@ -97,10 +64,8 @@ def read_record(folder: Path) -> dict:
     """What `record_evaluation` wrote in an OUTPUT_DIR.
 
     Raises:
-        UserError: there is no such folder or no such file in it, or a broken one.
+        UserError: there is no such file, or a broken one.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
     path = folder / WRITTEN
     try:
         record = json.loads(path.read_bytes())
@@ -159,8 +124,8 @@ def _results(folder: Path, record: dict, warn: Callable[[str], None]) -> list[Re
             result = Result(
                 run=folder,
                 name=record["network"],
-                what=_what(record, dataset) + ("" if boxes else f", {task}"),
-                metrics=metrics,
+                columns={"what": _what(record, dataset) + ("" if boxes else f", {task}")},
+                values=metrics,
                 settings=record["config"],
                 paper=TABLE5.get(record["network"]) if boxes and entry["paper"] else None,
             )
@@ -180,32 +145,14 @@ def _what(record: dict, dataset: str) -> str:
 
 def fill(results: list[Result]) -> list[Row]:
     """The paper's rows in its order, those that nobody ran too, then the others as they come."""
-    groups = grouped(results, lambda result: [result.name, result.what, result.settings])
-    firsts = [group[0] for group in groups]
+    ran = gather(
+        results,
+        table=lambda result: PAPERS if result.paper else OTHERS,
+        # The paper's rows have no column that tells what they are.
+        printed=lambda result: (result.name, result.paper or result.columns),
+    )
     rows = []
     for name, paper in TABLE5.items():
-        filled = [_row(group, firsts) for group in groups if group[0].paper == paper]
-        rows += filled or [Row(name, "", [], dict.fromkeys(METRICS), paper)]
-    return rows + [_row(group, firsts) for group in groups if not group[0].paper]
-
-
-def _row(group: list[Result], firsts: list[Result]) -> Row:
-    """The row of a group; `firsts` holds one result of every group."""
-    one = group[0]
-    # What a column tells is not told again in the name; the paper's rows have no column for it.
-    namesakes = [
-        other.settings
-        for other in firsts
-        if (other.name, other.paper) == (one.name, one.paper)
-        and (one.paper or other.what == one.what)
-    ]
-    columns = {name: [result.metrics[name] for result in group] for name in METRICS}
-    return Row(
-        name="; ".join([one.name, *differences(one.settings, namesakes)]),
-        what=one.what,
-        runs=[str(result.run) for result in group],
-        metrics={
-            name: None if None in values else Spread.of(values) for name, values in columns.items()
-        },
-        paper=one.paper,
-    )
+        nothing = Row(PAPERS, name, {"what": ""}, [], dict.fromkeys(METRICS), paper)
+        rows += [row for row in ran if row.paper == paper] or [nothing]
+    return rows + [row for row in ran if not row.paper]

@@ -1,0 +1,109 @@
+"""Rows as text: aligned columns, Markdown, JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NamedTuple
+
+from ..coco.metrics import METRICS
+from .paper import Paper
+from .rows import Row
+
+ACCURACIES = (  # of Tables 2 to 4
+    *("network", "test size", "epochs", "runs", "top-1, %", "paper", "top-5, %", "paper"),
+    *("multiply-adds", "paper", "params", "paper"),
+)
+
+
+class Table(NamedTuple):
+    """A heading, and lines of cells of which the first `left` columns stand flush left."""
+
+    title: str
+    header: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    left: int = 1
+
+
+def to_json(rows: list[Row]) -> str:
+    """A list of objects; `n` is the number of runs, `paper` null where there is none to compare."""
+    objects = []
+    for row in rows:
+        plain = asdict(row)
+        columns, values = plain.pop("columns"), plain.pop("values")
+        if tuple(values) == METRICS:
+            values = {"metrics": values}
+        objects.append(plain | columns | values | {"n": len(row.runs)})
+    return json.dumps(objects, indent=1)
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """A heading and a table for each of the paper's tables that has rows."""
+    parts = []
+    for title, header, lines, _ in _tables(rows):
+        parts += [f"### {title}", ""]
+        for line in (header, ["---"] * len(header), *lines):
+            cells = [cell.replace("|", "\\|") for cell in line]
+            parts.append(f"| {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def to_text(rows: list[Row]) -> str:
+    """Aligned columns under every heading, equally wide in tables of the same header."""
+    tables, parts = _tables(rows), []
+    for title, header, lines, left in tables:
+        alike = [line for other in tables if other.header == header for line in other.lines]
+        texts = aligned([header, *lines, *alike], left)
+        parts += [title, *texts[: 1 + len(lines)], ""]
+    return "\n".join(parts).rstrip()
+
+
+FORMATS = {"text": to_text, "markdown": to_markdown, "json": to_json}
+
+
+def _tables(rows: list[Row]) -> list[Table]:
+    tables = []
+    for title in dict.fromkeys(row.table for row in rows):
+        mine = [row for row in rows if row.table == title]
+        if tuple(mine[0].values) != METRICS:
+            tables.append(Table(title, ACCURACIES, [_accuracies(row) for row in mine]))
+        elif mine[0].paper:
+            lines = [(row.name, *_precisions(row)) for row in mine]
+            tables.append(Table(title, ("network", "runs", *METRICS), lines))
+        else:
+            header = ("network", "what it is", "runs", *METRICS)
+            lines = [(row.name, row.columns["what"], *_precisions(row)) for row in mine]
+            tables.append(Table(title, header, lines, left=2))
+    return tables
+
+
+def _accuracies(row: Row) -> tuple[str, ...]:
+    macs, params = row.values["macs"], row.values["params"]
+    unit, letter = (1e9, "G") if macs.mean >= 1e9 else (1e6, "M")
+    paper = row.paper or Paper("", 0, "-", "-", "-", "-")
+    return (
+        *(row.name, str(row.columns["size"]), str(row.columns["epochs"]), str(len(row.runs))),
+        *(row.values["top1"].to_text(), paper.top1, row.values["top5"].to_text(), paper.top5),
+        *(f"{macs.to_text(unit)} {letter}", paper.macs),
+        *(f"{params.to_text(1e6)} M", paper.params),
+    )
+
+
+def _precisions(row: Row) -> list[str]:
+    """The number of runs, then AP: "here / paper" where the paper has a row."""
+    cells = [str(len(row.runs)) if row.runs else "not run"]
+    for name, spread in row.values.items():
+        ours = spread.to_text(digits=1) if spread else "-"
+        cells.append(f"{ours} / {row.paper[name]}" if row.paper else ours)
+    return cells
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of cells with the first `left` columns flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line[:left], widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(line[left:], widths[left:], strict=True)]
+        texts.append("  ".join(cells))
+    return texts

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Print finished runs as rows of the paper's Tables 2 to 5, beside the paper's figures.
+
+Takes the OUTPUT_DIRs of tools/pretrain_imagenet.py (Tables 2 to 4, accuracy on ImageNet) and of
+tools/train_net.py (Table 5, AP on COCO). Runs that differ only in seeds (and in paths, device,
+workers, periods) make a row, mean ± sample std. The paper's figures stand beside a row that trains
+and tests the paper's network as the paper does; other runs stand in tables of their own.
+
+Table 4 takes evaluations of the C=154 runs at 320 pixels: pretrain_imagenet.py --eval-only writes
+them to evaluations.jsonl. Without any OUTPUT_DIR, Table 5 holds the paper's figures alone.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from randwire_det import UserError
+from randwire_det.printing import one_line, printable
+from randwire_det.run import cli
+from randwire_det.tables import detection
+from randwire_det.tables.rendering import FORMATS
+from randwire_det.tables.rows import Row
+
+
+def parse_args():
+    parser = cli.parser(
+        __doc__, "python tools/tables.py output/pretrain/randwire_ws_c109_seed* --format markdown"
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    return parser.parse_args()
+
+
+def read(folders: list[Path], warn: Callable[[str], None]) -> list[Row]:
+    """Rows of the runs, those of pretraining first; `warn` is told of what is left out."""
+    detectors = [folder for folder in folders if detection.is_detection(folder)]
+    classifiers = [folder for folder in folders if folder not in detectors]
+    rows = []
+    if classifiers:
+        with cli.quiet_imports():
+            from pretrain.baselines import baseline_complexity
+            from randwire_det.tables import pretraining
+
+        results = pretraining.read_runs(classifiers, warn, baseline_complexity)
+        if not (results or detectors):
+            raise UserError(f"no finished run to summarize: no folder holds {pretraining.FINAL}")
+        rows += pretraining.summarize(results)
+    if detectors or not folders:
+        rows += detection.fill(detection.read_evaluations(detectors, warn))
+    return rows
+
+
+def main():
+    args = parse_args()
+    rows = read(args.runs, warn=lambda line: print(one_line(line), file=sys.stderr))
+    print(printable(FORMATS[args.format](rows)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
