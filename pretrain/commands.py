@@ -89,7 +89,7 @@ def evaluate_only(
 ) -> dict[str, float]:
     """Evaluate MODEL.WEIGHTS, or when resuming the newest checkpoint of OUTPUT_DIR, and print it.
 
-    The result is also added to OUTPUT_DIR/evaluations.jsonl, for tools/summarize_runs.py.
+    The result is also added to OUTPUT_DIR/evaluations.jsonl, for tools/tables.py.
 
     Returns:
         {"top1", "top5", "images", "bad_images"}, the first two in percent.
