@@ -46,11 +46,6 @@ def detectors(tmp_path):
     return detector_seeds(tmp_path / "detectors")
 
 
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory):
-    return papers_runs(tmp_path_factory.mktemp("papers"))
-
-
 def test_seeds_make_one_row_of_means_and_sample_deviations(classifiers):
     (row,) = rows_of(*classifiers)
     assert row.name.startswith("RandWire-WS(4, 0.75), C=4")
@@ -171,8 +166,8 @@ def test_evaluations_on_other_images_do_not_share_a_row(classifiers):
     assert "test images 50000" in one.name and "test images 500" in two.name
 
 
-def test_the_papers_figures_stand_beside_its_own_recipe(papers):
-    rows = rows_of(*reversed(papers))
+def test_the_papers_figures_stand_beside_its_own_recipe(tmp_path):
+    rows = rows_of(*reversed(papers_runs(tmp_path)))
     assert [(row.table, row.name.rpartition(", ")[2], row.columns["size"]) for row in rows] == [
         ("Table 2", "C=78", 224),
         ("Table 3", "ResNet-50", 224),
@@ -228,36 +223,6 @@ def test_an_unfinished_classifier_is_named_and_left_out(classifiers, tmp_path):
     (row,) = json.loads(done.stdout)
     assert row["n"] == 3
     assert done.stderr.splitlines() == [f"{half}: not finished, left out"]
-
-
-def damage(path, content):
-    path.write_bytes(content)
-    return path.parent
-
-
-CLASSIFIER_FAULTS = {
-    "no folder": (lambda run: run / "nowhere", "nowhere: no such folder"),
-    "no run": (lambda run: run.parent, r"model_final\.pth"),
-    "truncated": (
-        lambda run: damage(run / "model_final.pth", (run / "model_final.pth").read_bytes()[:999]),
-        r"model_final\.pth is truncated or damaged",
-    ),
-    "half a line": (
-        lambda run: damage(run / "evaluations.jsonl", b'{"weights": "a", "si'),
-        r"evaluations\.jsonl, line 1",
-    ),
-    "no text": (lambda run: damage(run / "evaluations.jsonl", b"\xff\xfe"), r"jsonl, line 1"),
-    "no object": (lambda run: damage(run / "evaluations.jsonl", b"[3]"), r"jsonl, line 1"),
-}
-
-
-@pytest.mark.parametrize("fault", CLASSIFIER_FAULTS)
-def test_a_fault_of_a_classifier_is_one_line_that_names_it(classifiers, fault):
-    spoil, message = CLASSIFIER_FAULTS[fault]
-    folder = spoil(classifiers[0])
-    with pytest.raises(UserError, match=message) as caught:
-        rows_of(classifiers[1], folder)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -380,9 +345,8 @@ def test_what_is_not_the_papers_stands_in_a_table_that_says_what_it_is(tmp_path,
     rows = rows_of(*detectors, *runs)
     assert [row.runs for row in rows if not row.paper] == [[str(run)] for run in runs]
     scratch, longer, mine, cascade, narrow, small = (row for row in rows if not row.paper)
-    assert (
-        "from random weights" in scratch.columns["what"] and "random" not in longer.columns["what"]
-    )
+    assert "from random weights" in scratch.columns["what"]
+    assert "random" not in longer.columns["what"]
     assert "180,000 iterations x 16 images" in longer.columns["what"]
     assert "mine -> mine_val" in mine.columns["what"]
     assert "at 400 pixels" in small.columns["what"]
@@ -450,14 +414,14 @@ def test_a_detector_given_twice_is_refused(tmp_path, detectors):
         assert str(detectors[0]) in str(caught.value) and str(folder) in str(caught.value)
 
 
-def overwritten(folder, content):
-    (folder / WRITTEN).write_bytes(content)
-    return folder
+def damage(path, content):
+    path.write_bytes(content)
+    return path
 
 
 def changed(folder, **changes):
     record = json.loads((folder / WRITTEN).read_text())
-    return overwritten(folder, json.dumps(record | changes).encode())
+    return damage(folder / WRITTEN, json.dumps(record | changes).encode())
 
 
 def with_metrics(folder, metrics):
@@ -465,12 +429,21 @@ def with_metrics(folder, metrics):
     return changed(folder, datasets={"coco_2017_val": entry})
 
 
+def truncated(path):
+    return damage(path, path.read_bytes()[:99])
+
+
+LINES, FINAL = "evaluations.jsonl", "model_final.pth"
+CLASSIFIER_FAULTS = {
+    "truncated": (lambda run: truncated(run / FINAL), r"model_final\.pth is truncated or damaged"),
+    "half a line": (lambda run: damage(run / LINES, b'{"weights": "a", "si'), r"jsonl, line 1"),
+    "no text": (lambda run: damage(run / LINES, b"\xff\xfe"), r"jsonl, line 1"),
+    "no object": (lambda run: damage(run / LINES, b"[3]"), r"jsonl, line 1"),
+}
 DETECTOR_FAULTS = {
-    "no folder": (lambda run: run / "nowhere", "nowhere: no such folder"),
-    "no run": (lambda run: run.parent, r"holds no .*results\.json"),
-    "truncated": (lambda run: overwritten(run, (run / WRITTEN).read_bytes()[:99]), "no JSON"),
-    "no text": (lambda run: overwritten(run, b"\xff\xfe\xff"), "no JSON"),
-    "no object": (lambda run: overwritten(run, b"[3]"), "expected an object"),
+    "truncated": (lambda run: truncated(run / WRITTEN), "no JSON"),
+    "no text": (lambda run: damage(run / WRITTEN, b"\xff\xfe\xff"), "no JSON"),
+    "no object": (lambda run: damage(run / WRITTEN, b"[3]"), "expected an object"),
     "version": (lambda run: changed(run, version=2), "version 2"),
     "schedule": (lambda run: changed(run, schedule={}), "expected an object"),
     "data sets": (lambda run: changed(run, datasets={"a": 3}), "expected an object"),
@@ -479,14 +452,34 @@ DETECTOR_FAULTS = {
 }
 
 
+def assert_one_line(message, folder, *others):
+    with pytest.raises(UserError, match=message) as caught:
+        rows_of(*others, folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", CLASSIFIER_FAULTS)
+def test_a_fault_of_a_classifier_is_one_line_that_names_it(classifiers, fault):
+    spoil, message = CLASSIFIER_FAULTS[fault]
+    spoil(classifiers[0])
+    assert_one_line(message, *classifiers[:2])
+
+
 @pytest.mark.parametrize("fault", DETECTOR_FAULTS)
 def test_a_fault_of_a_detector_is_one_line_that_names_it(tmp_path, fault):
     spoil, message = DETECTOR_FAULTS[fault]
-    folder = spoil(detector_run(tmp_path / "run"))
-    with pytest.raises(UserError, match=message) as caught:
-        rows_of(folder)
-    assert "\n" not in str(caught.value)
-    assert str(folder) in str(caught.value)
+    run = detector_run(tmp_path / "run")
+    spoil(run)
+    assert_one_line(message, run)
+
+
+def test_a_folder_that_is_no_run_is_one_line_that_names_it(classifiers, detectors, tmp_path):
+    for runs in (classifiers, detectors):
+        assert_one_line("nowhere: no such folder", tmp_path / "nowhere", *runs)
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        no_run = r"empty: holds no model_final\.pth and no inference.results\.json; expected the"
+        assert_one_line(no_run, tmp_path / "empty", *runs)
 
 
 def test_a_table_of_detectors_needs_no_torch(tmp_path):
