@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from randwire_det.config.files import flat
+from randwire_det.config import same_result
+from randwire_det.config.network_keys import stored_values
 from randwire_det.errors import UserError
 from randwire_det.run.checkpoint import load_checkpoint
 from randwire_det.spec.complexity import HEAD_CHANNELS, Complexity, complexity
-from randwire_det.strict import load_yaml
 from randwire_det.tables.names import randwire_name, spec_keys, wiring_settings
 from randwire_det.tables.spread import Spread, differences, grouped
 
@@ -26,10 +26,7 @@ FINAL = "model_final.pth"
 TRACES = ("checkpoint_*.pth", "log.txt", "evaluations.jsonl")  # of a run without a FINAL
 # Config keys, or their beginnings, in which the runs of a row may differ. SOLVER.ACCUMULATE is not
 # among them: batch normalisation sees the parts. The test size is a column of its own.
-IRRELEVANT = (
-    *("SEED", "OUTPUT_DIR", "DEVICE", "COMPILE", "LOG_PERIOD", "CHECKPOINT"),
-    *("DATA.", "TEST.", "MODEL.WEIGHTS", "MODEL.MEMORY", "INPUT.TEST_SIZE"),
-)
+IRRELEVANT = (*same_result.PRETRAINING, "SEED", "INPUT.TEST_SIZE")
 OTHER = "other"  # the heading of what the paper has no row for
 
 
@@ -123,10 +120,10 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
     settings["training set"] = str(progress.get("train_digest"))[:8]
     digest = hashlib.sha256("\n".join(map(str, classes)).encode()).hexdigest()
     settings["classes"] = f"{len(classes)}, {classes[0]} to {classes[-1]}, digest {digest[:8]}"
-    for key in spec_keys("MODEL."):  # the spec itself tells it, and only of a RandWire
+    for key in spec_keys("MODEL.RANDWIRE."):  # the spec itself tells it, and only of a RandWire
         settings.pop(key, None)
     if spec:
-        settings |= wiring_settings(spec, "MODEL.")
+        settings |= wiring_settings(spec, "MODEL.RANDWIRE.")
         name = randwire_name(spec) + ("" if head == HEAD_CHANNELS else f", head {head}")
     else:
         name = _baseline_name(**architecture)
@@ -156,7 +153,7 @@ def _read_run(folder: Path, warn: Callable[[str], None]) -> tuple[str, list[Resu
 def _config(path: Path, text: object) -> dict:
     """The flat config of a run; INPUT.TEST_SIZE is filled in where it was left to INPUT.SIZE."""
     try:
-        values = flat(load_yaml(text))
+        values = stored_values(text)
     except (UserError, AttributeError):
         raise UserError(
             f"{path}: its config cannot be read; expected the end of a training"

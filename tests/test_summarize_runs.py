@@ -60,13 +60,13 @@ def make_run(
 
 def make_papers(folder, channels, seed, **changes):
     """As the paper's runs of that C are."""
-    more = {"classes": THOUSAND, "iteration": 500_400, "top1": 78 + seed / 10, "MODEL__SEED": seed}
-    more |= {"INPUT__SIZE": 224, "MODEL__HEAD_CHANNELS": 1280}
+    more = {"classes": THOUSAND, "iteration": 500_400, "top1": 78 + seed / 10}
+    more |= {"MODEL__RANDWIRE__SEED": seed, "INPUT__SIZE": 224, "MODEL__HEAD_CHANNELS": 1280}
     more |= {"SOLVER__EPOCHS": 250 if channels == 78 else 100} | changes
     if "architecture" in more:
         return make_run(folder, **more)
     regime = "small" if channels == 78 else "regular"
-    nodes = more.get("MODEL__NODES", 32)
+    nodes = more.get("MODEL__RANDWIRE__NODES", 32)
     spec = generate("ws", seed=seed, regime=regime, channels=channels, nodes=nodes, k=4, p=0.75)
     return make_run(folder, spec, **more)
 
@@ -102,7 +102,7 @@ def seeds(tmp_path):
             weights=tiny_model(seed).state_dict(),
             top1=top1,
             top5=80.0 + seed,
-            MODEL__SEED=seed,
+            MODEL__RANDWIRE__SEED=seed,
             SEED=10 * seed,
             DEVICE=device,
             DATA__NUM_WORKERS=workers,
@@ -177,8 +177,9 @@ def test_what_a_column_tells_is_not_told_again_in_the_name(tmp_path):
 
 
 def test_the_wiring_counts_and_not_the_keys_that_a_spec_file_overrules(tmp_path):
-    one = make_run(tmp_path / "one", tiny_spec(seed=1), MODEL__SPEC="a.json", MODEL__CHANNELS=7)
-    two = make_run(tmp_path / "two", tiny_spec(seed=2), MODEL__CHANNELS=4)
+    keys = {"MODEL__RANDWIRE__SPEC": "a.json", "MODEL__RANDWIRE__CHANNELS": 7}
+    one = make_run(tmp_path / "one", tiny_spec(seed=1), **keys)
+    two = make_run(tmp_path / "two", tiny_spec(seed=2), MODEL__RANDWIRE__CHANNELS=4)
     (row,) = rows_of(one, two)
     assert "C=4" in row.name
 
@@ -282,7 +283,7 @@ def test_the_papers_figures_stand_beside_its_own_recipe(papers):
     [
         {"SOLVER__EPOCHS": 90},
         {"INPUT__TEST_SIZE": 240},
-        {"MODEL__NODES": 16},
+        {"MODEL__RANDWIRE__NODES": 16},
         {"MODEL__HEAD_CHANNELS": 640},
         {"classes": THOUSAND[:100]},
     ],
@@ -417,7 +418,12 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path, config):
 
 def test_a_run_given_twice_is_refused(seeds, tmp_path):
     copy = make_run(
-        tmp_path / "copy", tiny_spec(seed=1), top1=60.0, MODEL__SEED=1, SEED=10, DEVICE="cpu"
+        tmp_path / "copy",
+        tiny_spec(seed=1),
+        top1=60.0,
+        MODEL__RANDWIRE__SEED=1,
+        SEED=10,
+        DEVICE="cpu",
     )
     done = run_tool(TOOL, *seeds, copy)
     assert_refused(done, str(seeds[0]), str(copy), "twice")
