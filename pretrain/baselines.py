@@ -3,13 +3,13 @@
 Section 4 trains them by the recipe of [11], Goyal et al. 2017, so they start as theirs do.
 """
 
-import difflib
 import math
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from randwire_det.config.values import did_you_mean
 from randwire_det.errors import UsageError, UserError
 from randwire_det.network.resnet_names import detectron2_names
 from randwire_det.spec.complexity import Complexity
@@ -163,8 +163,7 @@ def stem_channels(name: str, width: float) -> int:
     """Output channels of the first convolution, 64 at width 1, after a check of name and width."""
     if name not in BASELINES:
         names = ["randwire", *BASELINES]  # what MODEL.NAME may be
-        close = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(str(name), names)
         raise UsageError(f"MODEL.NAME {name!r}: {hint}expected one of {', '.join(names)}")
     if not 1 / 64 <= width < math.inf:
         raise UsageError(

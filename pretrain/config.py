@@ -5,8 +5,9 @@ import math
 
 from fvcore.common.config import CfgNode
 
-from randwire_det.config.files import FLOAT, flat, merge_config
+from randwire_det.config.files import flat, merge_config
 from randwire_det.config.network_keys import add_memory_config, add_spec_config
+from randwire_det.config.values import check_choices, check_ranges
 from randwire_det.errors import UsageError
 
 
@@ -18,8 +19,9 @@ def get_cfg() -> CfgNode:
     # randwire, or one of torchvision's ResNets as a baseline: resnet50, resnext50_32x4d, ...
     cfg.MODEL.NAME = "randwire"
     cfg.MODEL.WIDTH = 1.0  # of a baseline: its channels, as a multiple of torchvision's
-    add_spec_config(cfg.MODEL)
-    add_memory_config(cfg.MODEL)
+    cfg.MODEL.RANDWIRE = CfgNode()
+    add_spec_config(cfg.MODEL.RANDWIRE)
+    add_memory_config(cfg.MODEL.RANDWIRE)
     cfg.MODEL.HEAD_CHANNELS = 1280  # of the 1x1 convolution in the classifier's head
     cfg.MODEL.DROPOUT = 0.0  # before fc; 0.2 in the paper's regular regime
     # For each mini-batch, the chance that one edge into a node with several is left out; 0.1 in the
@@ -107,7 +109,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-# key: (lowest, highest or None); what the generator and Dropout check themselves is not here.
+# Lowest and highest; what the generator and Dropout check themselves is not here.
 _RANGES = {
     "MODEL.WIDTH": (1 / 64, 64),
     "MODEL.HEAD_CHANNELS": (1, 2**16),
@@ -119,27 +121,28 @@ _RANGES = {
     "INPUT.TEST_RESIZE": (1, 2**14),
     "DATA.NUM_WORKERS": (0, 1024),
     "DATA.PREFETCH": (1, 1024),
-    "SOLVER.EPOCHS": (1, None),
-    "SOLVER.BATCH_SIZE": (2, None),  # batch normalisation compares images
-    "SOLVER.ACCUMULATE": (1, None),
-    "SOLVER.BASE_LR": (0, None),
-    "SOLVER.WARMUP_EPOCHS": (0, None),
-    "SOLVER.WARMUP_LR": (0, None),
+    "SOLVER.EPOCHS": (1, math.inf),
+    "SOLVER.BATCH_SIZE": (2, math.inf),  # batch normalisation compares images
+    "SOLVER.ACCUMULATE": (1, math.inf),
+    "SOLVER.BASE_LR": (0, math.inf),
+    "SOLVER.WARMUP_EPOCHS": (0, math.inf),
+    "SOLVER.WARMUP_LR": (0, math.inf),
     "SOLVER.MOMENTUM": (0, 1),
-    "SOLVER.WEIGHT_DECAY": (0, None),
+    "SOLVER.WEIGHT_DECAY": (0, math.inf),
     "SOLVER.LABEL_SMOOTHING": (0, 1),
-    "SOLVER.MIXUP": (0, None),
-    "SOLVER.CUTMIX": (0, None),
+    "SOLVER.MIXUP": (0, math.inf),
+    "SOLVER.CUTMIX": (0, math.inf),
     "SOLVER.EMA_DECAY": (0, 1),
-    "TEST.PERIOD": (1, None),
-    "SEED": (0, None),
-    "LOG_PERIOD": (1, None),
-    "CHECKPOINT_PERIOD": (0, None),
-    "CHECKPOINTS_KEPT": (1, None),
+    "TEST.PERIOD": (1, math.inf),
+    "SEED": (0, math.inf),
+    "LOG_PERIOD": (1, math.inf),
+    "CHECKPOINT_PERIOD": (0, math.inf),
+    "CHECKPOINTS_KEPT": (1, math.inf),
 }
 _CHOICES = {
+    "DEVICE": ("cuda", "cpu"),
     "DATA.ON_BAD_IMAGE": ("raise", "skip"),
-    "MODEL.MEMORY": ("standard", "lean"),
+    "MODEL.RANDWIRE.MEMORY": ("standard", "lean"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
 }
 
@@ -159,11 +162,8 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
         UsageError: naming the key, its value and what is expected.
     """
     values = flat(cfg)
-    for key, (low, high) in _RANGES.items():
-        if not (low <= values[key] <= (FLOAT if high is None else high)):
-            large = values[key] > FLOAT and high is None
-            expected = f"from {low} to {FLOAT if large else high}" if large or high else f">= {low}"
-            raise UsageError(f"{key} {values[key]}: expected {expected}")
+    check_ranges(values, _RANGES)
+    check_choices(values, _CHOICES)
     parts = processes * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.BATCH_SIZE % parts or 2 * parts > cfg.SOLVER.BATCH_SIZE:
         raise UsageError(
@@ -173,16 +173,11 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
         )
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR '': expected a folder for what the run writes")
-    for key, choices in _CHOICES.items():
-        if values[key] not in choices:
-            raise UsageError(f"{key} {values[key]!r}: expected {' or '.join(choices)}")
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
         raise UsageError(
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS}: expected fewer than"
             f" SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}"
         )
-    if cfg.DEVICE not in ("cpu", "cuda"):
-        raise UsageError(f"DEVICE {cfg.DEVICE!r}: expected cuda or cpu")
     if cfg.MODEL.NAME != "randwire":
         for key in ("MODEL.DROPOUT", "MODEL.EDGE_DROP"):
             if values[key] > 0:
@@ -197,7 +192,7 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
         )
     for key, lowest in (("INPUT.MEAN", 0), ("INPUT.STD", 1e-6)):
         three = values[key]
-        numbers = all(type(value) in (int, float) and lowest <= value < math.inf for value in three)
+        numbers = all(type(value) in (int, float) and lowest <= value for value in three)
         if len(three) != 3 or not numbers:
             raise UsageError(
                 f"{key} {three}: expected three numbers from {lowest:g} up, one per RGB channel"

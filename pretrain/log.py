@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from randwire_det.run.folder import cut_lines
+from randwire_det.run.progress import bar
 
 logger = logging.getLogger("pretrain")
 
@@ -52,15 +52,12 @@ def logging_to(folder: Path | None, *, enabled: bool = True) -> Iterator[None]:
 
 def progress_bar(total: int, done: int, hidden: bool) -> tqdm:
     """One line over all iterations of the run, with its ETA; none where stdout is no terminal."""
-    columns, rows = shutil.get_terminal_size()  # tqdm shows nothing in a terminal of unknown size
-    return tqdm(
+    return bar(
         total=total,
         initial=done,
         bar_format="{n_fmt}/{total_fmt} |{bar}| ETA {remaining}{postfix}",  # 80 columns suffice
-        ncols=columns,
-        nrows=rows,
         file=sys.stdout,
-        disable=hidden or not sys.stdout.isatty(),
+        disable=hidden or None,
     )
 
 

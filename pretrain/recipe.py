@@ -53,7 +53,7 @@ def network_of(cfg: CfgNode) -> NetworkSpec | None:
     """
     name, width = cfg.MODEL.NAME, cfg.MODEL.WIDTH
     if name == "randwire":
-        return spec_from_config(cfg.MODEL)
+        return spec_from_config(cfg.MODEL.RANDWIRE)
     stem_channels(name, width)  # looks at both
     with torch.device("meta"):
         parameters = build_baseline(name, 1000, width).parameters()
@@ -73,7 +73,7 @@ def build_model(cfg: CfgNode, spec: NetworkSpec | None, num_classes: int) -> nn.
         num_classes,
         head_channels=cfg.MODEL.HEAD_CHANNELS,
         dropout=cfg.MODEL.DROPOUT,
-        memory=cfg.MODEL.MEMORY,
+        memory=cfg.MODEL.RANDWIRE.MEMORY,
     )
 
 

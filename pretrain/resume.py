@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 
-from randwire_det.config.files import flat
-from randwire_det.config.network_keys import check_same_spec
+from randwire_det.config import same_result
+from randwire_det.config.network_keys import check_same_spec, stored_values
 from randwire_det.errors import UsageError, UserError
 from randwire_det.run.checkpoint import load_checkpoint
 from randwire_det.run.classes import check_same_classes
@@ -19,19 +18,7 @@ from .data import ClassFolders
 CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds all that it takes to go on
 FINAL, BEST = "model_final.pth", "model_best.pth"  # weights alone
 KINDS = "classifier", "baseline"  # of checkpoint that a pretraining writes
-# What a resumed run may change: keys (or their beginnings) that leave the weights as they are.
-FREE = (
-    "DATA.",
-    "TEST.",
-    "MODEL.WEIGHTS",
-    "MODEL.MEMORY",
-    "DEVICE",
-    "OUTPUT_DIR",
-    "LOG_PERIOD",
-    "CHECKPOINT",
-    "COMPILE",
-    "SOLVER.ACCUMULATE",
-)
+FREE = (*same_result.PRETRAINING, "SOLVER.ACCUMULATE")  # what a resumed run may change
 
 
 def architecture(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
@@ -89,7 +76,7 @@ def check_same_run(
         UserError: naming both sides and what to change.
     """
     check_same_network(path, checkpoint, cfg, spec)
-    then, now = flat(yaml.safe_load(checkpoint["config"])), flat(yaml.safe_load(cfg.dump()))
+    then, now = stored_values(checkpoint["config"]), stored_values(cfg.dump())
     for key in sorted(then.keys() | now.keys()):
         if not key.startswith(FREE) and then.get(key) != now.get(key):
             raise UserError(
@@ -111,7 +98,7 @@ def check_same_network(
     """Raises UserError where the checkpoint is not of the network of the config."""
     ours = architecture(cfg, spec)
     if checkpoint["kind"] == ours["kind"] == "classifier":
-        check_same_spec(checkpoint["spec"], spec, str(path), "MODEL")
+        check_same_spec(checkpoint["spec"], spec, str(path))
     elif checkpoint["kind"] == ours["kind"]:
         theirs = checkpoint["architecture"]
         if theirs != ours["architecture"]:

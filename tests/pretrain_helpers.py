@@ -18,7 +18,8 @@ from randwire_det.errors import UserError
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 TINY = """
-MODEL: {REGIME: small, CHANNELS: 8, NODES: 5, K: 2, P: 0.5, HEAD_CHANNELS: 16, DROPOUT: 0.2}
+MODEL: {HEAD_CHANNELS: 16, DROPOUT: 0.2,
+        RANDWIRE: {REGIME: small, CHANNELS: 8, NODES: 5, K: 2, P: 0.5}}
 INPUT: {SIZE: 32, TEST_RESIZE: 36, MEAN: [90, 100.5, 110], STD: [60.0, 65, 70]}
 DATA: {ROOT: %s, NUM_WORKERS: 0, INDEX_DIR: %s}
 SOLVER: {EPOCHS: 10, BATCH_SIZE: 8, BASE_LR: 1.6, WARMUP_EPOCHS: 2}

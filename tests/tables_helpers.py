@@ -70,13 +70,18 @@ def classifier_run(
 
 def papers_run(folder, channels, seed, **changes):
     """As the paper's runs of that C are."""
-    more = {"classes": THOUSAND, "iteration": 500_400, "top1": 78 + seed / 10, "MODEL__SEED": seed}
+    more = {
+        "classes": THOUSAND,
+        "iteration": 500_400,
+        "top1": 78 + seed / 10,
+        "MODEL__RANDWIRE__SEED": seed,
+    }
     more |= {"INPUT__SIZE": 224, "MODEL__HEAD_CHANNELS": 1280}
     more |= {"SOLVER__EPOCHS": 250 if channels == 78 else 100} | changes
     if "architecture" in more:
         return classifier_run(folder, **more)
     regime = "small" if channels == 78 else "regular"
-    nodes = more.get("MODEL__NODES", 32)
+    nodes = more.get("MODEL__RANDWIRE__NODES", 32)
     spec = generate("ws", seed=seed, regime=regime, channels=channels, nodes=nodes, k=4, p=0.75)
     return classifier_run(folder, spec, **more)
 
@@ -103,7 +108,7 @@ def classifier_seeds(folder):
             weights=tiny_model(seed).state_dict(),
             top1=top1,
             top5=80.0 + seed,
-            MODEL__SEED=seed,
+            MODEL__RANDWIRE__SEED=seed,
             SEED=10 * seed,
             DEVICE=device,
             DATA__NUM_WORKERS=workers,

@@ -23,9 +23,9 @@ from randwire_det.run import cli
 with cli.quiet_imports():
     import numpy as np
     from PIL import Image
-    from tqdm import tqdm
 
     from randwire_det.errors import UsageError, UserError
+    from randwire_det.run.progress import bar
 
 SPLITS = {"train": "train", "val": "t10k"}  # our folder: the files' prefix
 CLASSES = (  # in the order of the labels
@@ -106,12 +106,12 @@ def write_split(
     """Write PNGs into `folder`/<class>, of each class the first `per_class`, or all for None."""
     chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(len(CLASSES))]
     total = sum(map(len, chosen))
-    with tqdm(total=total, desc=folder.name, unit=" images", disable=None) as bar:
+    with bar(total=total, desc=folder.name, unit=" images") as shown:
         for name, indices in zip(CLASSES, chosen, strict=True):
             (folder / name).mkdir(parents=True)
             for index in indices:
                 Image.fromarray(images[index]).save(folder / name / f"{index:05d}.png")
-                bar.update()
+                shown.update()
 
 
 def make_fashion_mnist(source: Path, output: Path, per_class: dict[str, int | None]) -> None:

@@ -25,7 +25,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from randwire_det import UsageError
 from randwire_det.run import cli
 
 EXAMPLE = """python tools/predict.py --weights output/faster_rcnn/model_final.pth \\
@@ -47,20 +46,6 @@ def parse_args():
     parser.add_argument("--score", type=float, default=0.5, help="draw detections from here up")
     parser.add_argument("--device", default="auto", help="auto is cuda, or cpu where there is none")
     return parser.parse_args()
-
-
-def usable_device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=wanted).item()
-    except (RuntimeError, AssertionError):  # which of them depends on how torch was built
-        raise UsageError(
-            f"--device {wanted}: not usable here; expected cuda, cuda:1 or cpu"
-        ) from None
-    return wanted
 
 
 def main():
@@ -85,7 +70,7 @@ def main():
 
     check_score(args.score)
     pictures = find_pictures(args.input)
-    device = usable_device(args.device)
+    device = cli.choose_device(args.device, logging.getLogger("randwire_det.predict"))
     torch.set_flush_denormal(True)  # as in evaluations
     model, cfg, names = load_detector(args.weights, device)
     predictor, classes = Predictor(model, cfg), Classes(cfg, names)

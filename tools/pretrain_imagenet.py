@@ -21,7 +21,7 @@ def parse_args():
     parser = cli.parser(
         __doc__,
         "python tools/pretrain_imagenet.py --config-file pretrain/randwire_ws_c109.yaml"
-        " DATA.ROOT datasets/imagenet MODEL.SEED 2 OUTPUT_DIR output/c109_seed2",
+        " DATA.ROOT datasets/imagenet MODEL.RANDWIRE.SEED 2 OUTPUT_DIR output/c109_seed2",
     )
     add_config_arguments(parser)
     parser.add_argument(

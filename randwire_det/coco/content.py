@@ -5,17 +5,15 @@ dataset_report.py. Only what detectron2 reads is looked at.
 """
 
 import logging
-import shutil
-import time
 import warnings
 from functools import partial
 from multiprocessing.pool import ThreadPool
 
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
-from tqdm import tqdm
 
 from ..run.pictures import opened, orientation, reason
+from ..run.progress import progress
 from .annotations import Fault, Found, size_of
 from .classes import misfit
 from .coco_json import category_fault, has_ids, repetition, short
@@ -92,27 +90,21 @@ def check_files(
     images: list[dict], folder: str, paths: list[str], depth: str, found: Found
 ) -> None:
     """Look at the files of `images`, many at a time; `depth` is an IMAGE_CHECKS."""
-    told, (columns, rows) = time.monotonic(), shutil.get_terminal_size()
     there = FileNames(folder)
     with (
         warnings.catch_warnings(),  # Pillow's, of damaged EXIF and the like
         ThreadPool(THREADS) as pool,
-        # tqdm shows nothing in a terminal of unknown size
-        tqdm(total=len(paths), desc="image files", disable=None, ncols=columns, nrows=rows) as bar,
     ):
         warnings.simplefilter("ignore")
         look = partial(_file_faults, depth=depth)
         faults_of_all = pool.imap(look, zip(images, paths, strict=True), chunksize=64)
-        for done, (image, faults) in enumerate(zip(images, faults_of_all, strict=True), start=1):
+        looked_at = progress(faults_of_all, len(paths), "image files", logger)
+        for image, faults in zip(images, looked_at, strict=True):
             for kind, detail in faults:
                 nearest = there.nearest(image["file_name"]) if kind == "image-absent" else None
                 if nearest:
                     kind, detail = "image-spelled-otherwise", f"the folder has {short(nearest)}"
                 found(kind, f"{short(image['file_name'])}{detail and ': '}{detail}")
-            bar.update()
-            if bar.disable and time.monotonic() > told + 10:
-                logger.info(f"looked at {done} of {len(paths)} image files")
-                told = time.monotonic()
 
 
 def _file_faults(entry: tuple[dict, str], depth: str) -> list[Fault]:

@@ -4,20 +4,18 @@ Works for any yacs-style node (detectron2's and fvcore's), so detection and pret
 """
 
 import copy
-import difflib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from fvcore.common.config import BASE_KEY, CfgNode
 
 from ..errors import UsageError, UserError
 from ..strict import load_yaml, read_regular
+from .values import did_you_mean, nearest, numbers_in
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Installed, the configs lie inside the package; in a checkout, beside it.
 SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
-FLOAT = 1e38  # about the largest number that torch computes with
 MAX_DEPTH = 50  # of _BASE_s of _BASE_s
 
 
@@ -31,9 +29,10 @@ def config_path(name: str) -> str:
         if candidate.is_file():
             return str(candidate)
     shipped = sorted(str(path.relative_to(SHIPPED)) for path in SHIPPED.rglob("*.yaml"))
-    close = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise UsageError(f"config {name!r} is no file; {hint}shipped are: {', '.join(shipped)}")
+    raise UsageError(
+        f"config {name!r} is no file; {did_you_mean(name, shipped)}shipped are:"
+        f" {', '.join(shipped)}"
+    )
 
 
 def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
@@ -148,15 +147,6 @@ def _short(text: str, most: int = 1000) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
-def numbers_in(value) -> Iterator[int | float]:
-    """A value's own number, or those in its lists and tuples."""
-    if isinstance(value, list | tuple):
-        for each in value:
-            yield from numbers_in(each)
-    elif isinstance(value, int | float):
-        yield value
-
-
 def _whole_to_float(cfg: CfgNode, values: dict) -> dict:
     """`BASE_LR: 1` means 1.0, which yacs would refuse."""
     result = {}
@@ -189,9 +179,10 @@ def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
                 # yacs allows new keys only where the node says so.
                 if isinstance(node, CfgNode) and node.is_new_allowed():
                     break
-                upper = {name.upper(): name for name in known}
-                (close,) = difflib.get_close_matches(key.upper(), upper, n=1, cutoff=0.0)
-                raise UsageError(f"{where}: unknown config key {key}; did you mean {upper[close]}?")
+                # Pretraining once had the keys of a network directly under MODEL.
+                moved = nearest(key.replace("MODEL.", "MODEL.RANDWIRE.", 1), known, cutoff=1)
+                close = moved or nearest(key, known, cutoff=0)
+                raise UsageError(f"{where}: unknown config key {key}; did you mean {close}?")
             node = node[part]
 
 

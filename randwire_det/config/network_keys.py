@@ -8,7 +8,8 @@ from ..run.memory import require_memory
 from ..spec.complexity import complexity
 from ..spec.generator import generate, parameters_of
 from ..spec.spec import NetworkSpec
-from ..strict import read_regular
+from ..strict import load_yaml, read_regular
+from .files import flat
 
 
 def add_spec_config(node: CfgNode) -> None:
@@ -30,6 +31,21 @@ def add_memory_config(node: CfgNode) -> None:
     """Add what a training step keeps, which is no part of the network."""
     # standard; or lean, which keeps less than half as much and computes the rest again.
     node.MEMORY = "standard"
+
+
+def stored_values(text: str) -> dict:
+    """The config that a pretraining wrote into its checkpoint, as {"A.B": value}.
+
+    Older files have the keys of MODEL.RANDWIRE directly under MODEL; they come under today's names.
+
+    Raises:
+        UserError or AttributeError: `text` is no YAML, or none of KEY: VALUE lines.
+    """
+    node = CfgNode()
+    add_spec_config(node)
+    add_memory_config(node)
+    renamed = {f"MODEL.{key}": f"MODEL.RANDWIRE.{key}" for key in node}
+    return {renamed.get(key, key): value for key, value in flat(load_yaml(text)).items()}
 
 
 def spec_from_config(node: CfgNode) -> NetworkSpec:
@@ -84,13 +100,12 @@ def read_spec(path: str) -> NetworkSpec:
         raise UserError(f"spec {path}: {error}") from None
 
 
-def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str, prefix: str) -> None:
+def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str) -> None:
     """Refuse weights of another network, naming both and the keys to change.
 
     Args:
         theirs: the spec in the checkpoint at `path`.
         ours: the spec of the network that the config builds.
-        prefix: of the config keys, such as "MODEL.RANDWIRE".
 
     Raises:
         UserError: the specs differ.
@@ -99,12 +114,12 @@ def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str, prefix: s
         return
     keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed", "seed_per_stage")
     changes = [
-        f"{prefix}.{key.upper()} {theirs.provenance[key]}"
+        f"MODEL.RANDWIRE.{key.upper()} {theirs.provenance[key]}"
         for key in keys
         if key in theirs.provenance and theirs.provenance[key] != ours.provenance.get(key)
     ]
     # The same keys may sample another graph in another networkx; the file itself never does.
-    advice = " ".join(changes) or f"{prefix}.SPEC {path}"
+    advice = " ".join(changes) or f"MODEL.RANDWIRE.SPEC {path}"
     raise UserError(
         f"{path} holds weights of another network: {theirs.describe()}; the config builds"
         f" {ours.describe()}. To use these weights set {advice}"

@@ -236,7 +236,7 @@ def check_fits(
             " pretraining goes with, or set MODEL.BACKBONE.NAME"
         )
     if spec is not None:
-        check_same_spec(data["spec"], spec, path, "MODEL.RANDWIRE")
+        check_same_spec(data["spec"], spec, path)
     check_same_preprocessing(data["preprocessing"], preprocessing, path, PREPROCESSING_KEYS)
 
 

@@ -1,6 +1,5 @@
 """What can be refused before a run has written anything, in one line each."""
 
-import difflib
 import logging
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ..coco.classes import check_classes
 from ..coco.datasets import check_datasets
 from ..coco.lint import IMAGE_CHECKS, check_configured_datasets
 from ..config.network_keys import spec_from_config
+from ..config.values import did_you_mean
 from ..errors import UsageError, UserError
 from ..run.checkpoint import KINDS, load_checkpoint
 from ..run.folder import refuse_used
@@ -104,8 +104,7 @@ def check_model(cfg: CfgNode) -> None:
         name = value_of(cfg, key)
         if name not in registry and name != "PrecomputedProposals":  # stands in no registry
             known = sorted(each for each, _ in registry)
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(name, known)
             raise UsageError(f"{key} {name!r}: {hint}known are {', '.join(known)}")
     cfg = cfg.clone()
     cfg.defrost()

@@ -4,11 +4,7 @@ import json
 import logging
 import math
 import os
-import shutil
-import time
 import warnings
-from collections.abc import Iterable
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +17,13 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from torch import nn
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..coco.report.drawing import class_colour, draw_box
 from ..errors import UsageError, UserError
 from ..network.fusing import fuse
 from ..run.files import replace_file
 from ..run.pictures import opened, reason
+from ..run.progress import progress
 from .picture_files import copy_name, few, image_ids
 
 logger = logging.getLogger(__name__)
@@ -132,7 +127,7 @@ def predict(
     output = Path(output)
     _check_output(output, pictures)
     ids, rows, skipped = image_ids(pictures), [], []
-    for name, path in _progress(pictures):
+    for name, path in progress(pictures.items(), len(pictures), "pictures", logger):
         try:
             with warnings.catch_warnings():  # Pillow's, of damaged EXIF and the like
                 warnings.simplefilter("ignore")
@@ -204,20 +199,6 @@ def _draw_outline(picture: Image.Image, mask: np.ndarray, colour, width: int) ->
     for _ in range(width):
         inner = inner.filter(ImageFilter.MinFilter(3))
     picture.paste(colour, (left, top), ImageChops.subtract(part, inner))
-
-
-def _progress(pictures: dict[str, Path]) -> Iterable[tuple[str, Path]]:
-    """The pictures, with a bar in a terminal and else a line every ten seconds."""
-    began = told = time.monotonic()
-    columns, lines = shutil.get_terminal_size()  # tqdm shows nothing in one of unknown size
-    bar = tqdm(pictures.items(), desc="pictures", disable=None, ncols=columns, nrows=lines)
-    with bar, logging_redirect_tqdm():
-        for done, named in enumerate(bar, start=1):
-            yield named
-            if bar.disable and (now := time.monotonic()) > told + 10:
-                left = timedelta(seconds=round((now - began) / done * (len(pictures) - done)))
-                logger.info(f"{done} of {len(pictures)} pictures done, {left} to go")
-                told = now
 
 
 def _rows(instances: Instances, classes: Classes, image_id: int, path: Path) -> list[dict]:

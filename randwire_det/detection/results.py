@@ -20,6 +20,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..config import same_result
 from ..config.files import flat
 from ..config.network_keys import spec_from_config
 from ..errors import UserError
@@ -34,15 +35,8 @@ from .checks import builds_randwire
 
 logger = logging.getLogger(__name__)
 RANDWIRE = "MODEL.RANDWIRE."
-# Config keys, or their beginnings, in which the runs of a row may differ, or which tell what others
-# tell, too. MODEL.WEIGHTS is a path; whether there were any is put in its place.
-IRRELEVANT = (
-    *("SEED", "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS", "VERSION"),
-    "MODEL.RANDWIRE.MEMORY",
-    *("DATASETS.COCO", "DATASETS.CHECK", "DATASETS.TEST", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD"),
-    *("SOLVER.REFERENCE_WORLD_SIZE", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "TEST.REPORT"),
-    *("CUDNN_BENCHMARK", "GLOBAL."),
-)
+# In these the runs of a row may differ; whether there were weights takes the place of their path.
+IRRELEVANT = (*same_result.DETECTION, "SEED")
 LINE = 100  # characters
 
 

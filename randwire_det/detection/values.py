@@ -10,7 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from ..config.files import FLOAT, flat, numbers_in
+from ..config.files import flat
+from ..config.values import check_choices, check_ranges
 from ..errors import UsageError, UserError
 from ..run.parallel import World
 
@@ -102,10 +103,9 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         UsageError: naming the key, its value and what was expected.
     """
-    _check_numbers(flat(cfg))
-    for key, choices in CHOICES.items():
-        if value_of(cfg, key) not in choices:
-            raise UsageError(f"{key} {value_of(cfg, key)!r}: expected {' or '.join(choices)}")
+    values = flat(cfg)
+    check_ranges(values, RANGES, INFINITE)
+    check_choices(values, CHOICES)
     if not cfg.SOLVER.BASE_LR > 0:
         raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR}: expected a number above 0")
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
@@ -133,23 +133,13 @@ def check_values(cfg: CfgNode) -> None:
     refused_as("INPUT", lambda: build_augmentation(cfg, True))
 
 
-def _check_numbers(values: dict) -> None:
-    for key, value in values.items():
-        if key not in INFINITE and any(abs(number) > FLOAT for number in numbers_in(value)):
-            raise UsageError(f"{key} {value}: expected numbers of at most {FLOAT:g}")
-        _, dot, last = key.rpartition(".")
-        low, high = RANGES.get(key) or RANGES.get(dot + last) or (-math.inf, math.inf)
-        if last == "BBOX_REG_WEIGHTS":
+def _check_rows(cfg: CfgNode) -> None:
+    """Lists of the config that detectron2 reads only in mid-run."""
+    for key, value in flat(cfg).items():
+        if key.endswith(".BBOX_REG_WEIGHTS"):
             groups = value if value and isinstance(value[0], list | tuple) else [value]
             if not all(len(group) in (4, 5) and _above_zero(group) for group in groups):
                 raise UsageError(f"{key} {value}: expected four numbers above 0, of x, y, w and h")
-        if isinstance(value, int | float) and not low <= value <= high:
-            expected = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-            raise UsageError(f"{key} {value}: expected {expected}")
-
-
-def _check_rows(cfg: CfgNode) -> None:
-    """Lists of the config that detectron2 reads only in mid-run."""
     widths = cfg.MODEL.RPN.CONV_DIMS
     if not all(type(width) is int and (width == -1 or 0 < width <= WIDTH[1]) for width in widths):
         raise UsageError(

@@ -119,16 +119,26 @@ def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
 
 
 def choose_device(wanted: str, logger: logging.Logger) -> str:
-    """`wanted` ("cuda" or "cpu"), or the CPU where there is no CUDA device, and say so."""
+    """`wanted`; the CPU where there is no CUDA device, and say so.
+
+    Args:
+        wanted: "cuda", "cuda:1", "cpu", or "auto", which is cuda or the CPU without a word.
+
+    Raises:
+        UsageError: a device of another kind, or a CUDA device that there is not among others.
+    """
     import torch  # the torch-free tools use this module, too
 
+    count = torch.cuda.device_count()  # does not start CUDA, which processes to be forked must not
+    if wanted == "auto":
+        return "cuda" if count else "cpu"
     try:
-        known = torch.device(wanted).type in ("cuda", "cpu")
+        device = torch.device(wanted)
     except RuntimeError:
-        known = False
-    if not known:
-        raise UsageError(f"device {wanted!r}: expected cuda, cuda:1 or cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        device = None
+    if device and device.type == "cuda" and not count:
         logger.warning("No CUDA device is visible: running on the CPU.")
         return "cpu"
+    if not device or device.type not in ("cuda", "cpu") or (device.index or 0) >= max(count, 1):
+        raise UsageError(f"device {wanted!r}: not usable here; expected cuda, cuda:1 or cpu")
     return wanted

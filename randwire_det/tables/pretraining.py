@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config.files import flat
+from ..config import same_result
+from ..config.network_keys import stored_values
 from ..errors import UserError
 from ..run.checkpoint import load_checkpoint
 from ..spec.complexity import HEAD_CHANNELS, Complexity, complexity
-from ..strict import load_yaml
 from .detection import WRITTEN
 from .names import randwire_name, spec_keys, wiring_settings
 from .paper import BASELINE_NAMES, IMAGENET_CLASSES, IMAGENET_VAL, PAPER
@@ -24,10 +24,7 @@ FINAL = "model_final.pth"  # in an OUTPUT_DIR
 TRACES = ("checkpoint_*.pth", "log.txt", "evaluations.jsonl")  # of a run without a FINAL
 # Config keys, or their beginnings, in which the runs of a row may differ. SOLVER.ACCUMULATE is not
 # among them: batch normalisation sees the parts. The test size is a column of its own.
-IRRELEVANT = (
-    *("SEED", "OUTPUT_DIR", "DEVICE", "COMPILE", "LOG_PERIOD", "CHECKPOINT"),
-    *("DATA.", "TEST.", "MODEL.WEIGHTS", "MODEL.MEMORY", "INPUT.TEST_SIZE"),
-)
+IRRELEVANT = (*same_result.PRETRAINING, "SEED", "INPUT.TEST_SIZE")
 
 
 def read_runs(
@@ -79,10 +76,10 @@ def _read_run(
     settings["training set"] = str(progress.get("train_digest"))[:8]
     digest = hashlib.sha256("\n".join(map(str, classes)).encode()).hexdigest()
     settings["classes"] = f"{len(classes)}, {classes[0]} to {classes[-1]}, digest {digest[:8]}"
-    for key in spec_keys("MODEL."):  # the spec itself tells it, and only of a RandWire
+    for key in spec_keys("MODEL.RANDWIRE."):  # the spec itself tells it, and only of a RandWire
         settings.pop(key, None)
     if spec:
-        settings |= wiring_settings(spec, "MODEL.")
+        settings |= wiring_settings(spec, "MODEL.RANDWIRE.")
         name = randwire_name(spec) + ("" if head == HEAD_CHANNELS else f", head {head}")
     else:
         name = _baseline_name(**architecture)
@@ -113,7 +110,7 @@ def _read_run(
 def _config(path: Path, text: object) -> dict:
     """The flat config of a run; INPUT.TEST_SIZE is filled in where it was left to INPUT.SIZE."""
     try:
-        values = flat(load_yaml(text))
+        values = stored_values(text)
     except (UserError, AttributeError):
         raise UserError(
             f"{path}: its config cannot be read; expected the end of a training"

@@ -191,7 +191,7 @@ def test_detector_and_its_pretraining_agree(name):
     classification = pretraining_config(PARTNERS.get(name, "randwire_ws_c109.yaml"))
     if builds_randwire(detection):
         spec = spec_from_config(detection.MODEL.RANDWIRE)
-        assert spec == spec_from_config(classification.MODEL)
+        assert spec == spec_from_config(classification.MODEL.RANDWIRE)
     else:
         node = classification.MODEL
         assert differing(detection.MODEL.RESNETS, detectron2_keys(node.NAME, node.WIDTH)) == set()
@@ -265,7 +265,7 @@ def test_classifier_is_the_one_that_is_counted(name):
     """Parameters by the module, multiply-adds and activations by fvcore, on smaller images."""
     cfg = pretraining_config(name)
     pretrain.config.check(cfg)
-    spec, image = spec_from_config(cfg.MODEL), torch.randn(1, 3, 64, 64)
+    spec, image = spec_from_config(cfg.MODEL.RANDWIRE), torch.randn(1, 3, 64, 64)
     model = recipe.build_model(cfg, spec, 1000).eval()
     counted = complexity(spec, 64, 1000, cfg.MODEL.HEAD_CHANNELS)
     assert counted.params == sum(parameter.numel() for parameter in model.parameters())

@@ -65,7 +65,7 @@ def test_final_file_says_all_that_using_it_takes(colours, unbroken):
     saved = load_checkpoint(unbroken / "model_final.pth")
     assert saved["kind"] == "classifier" and saved["classes"] == ["blue", "green", "red"]
     assert saved["progress"]["epoch"] == 10 and saved["progress"]["iteration"] == TOTAL
-    assert saved["spec"] == spec_from_config(tiny(colours, unbroken).MODEL)
+    assert saved["spec"] == spec_from_config(tiny(colours, unbroken).MODEL.RANDWIRE)
 
     model = RandWireClassifier(saved["spec"], 3, head_channels=16).eval()
     model.load_state_dict(saved["model"])
@@ -232,7 +232,8 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(colours, tmp_path):
 
 def test_compiled_and_eager_training_agree(colours, tmp_path):
     # The least network, since compiling takes seconds a node; dropout draws other lots there.
-    least = ["MODEL.GENERATOR", "er", "MODEL.NODES", 2, "MODEL.P", 1.0, "MODEL.DROPOUT", 0.0]
+    least = ["MODEL.RANDWIRE.GENERATOR", "er", "MODEL.RANDWIRE.NODES", 2]
+    least += ["MODEL.RANDWIRE.P", 1.0, "MODEL.DROPOUT", 0.0]
 
     def one(*overrides):
         trainer = trainer_of(tiny(colours, tmp_path / "run", *least, *overrides))
@@ -296,7 +297,8 @@ def test_eval_only_refuses_what_does_not_fit(colours, unbroken, tmp_path):
         cfg = tiny(root, tmp_path / "run", *weights, *overrides)
         return message_of(commands.evaluate_only, cfg)
 
-    assert "MODEL.NODES 5 MODEL.SEED 1" in message("MODEL.SEED", 3, "MODEL.NODES", 6)
+    other = message("MODEL.RANDWIRE.SEED", 3, "MODEL.RANDWIRE.NODES", 6)
+    assert "MODEL.RANDWIRE.NODES 5 MODEL.RANDWIRE.SEED 1" in other
     assert "head.conv.weight" in message("MODEL.HEAD_CHANNELS", 17)
     assert "mean (90.0, 100.5, 110.0)" in message("INPUT.MEAN", "[1.0,2.0,3.0]")
     assert "grey" in message(root=make_folders(tmp_path / "x", classes=("blue", "green", "grey")))
@@ -362,10 +364,10 @@ def test_divergence_stops_with_the_iteration(colours, tmp_path):
         (["INPUT.SIZE", 10**9], "INPUT.SIZE"),
         (["DATA.NUM_WORKERS", 10**9], "DATA.NUM_WORKERS"),
         (["MODEL.HEAD_CHANNELS", 10**9], "MODEL.HEAD_CHANNELS"),
-        (["MODEL.CHANNELS", 10**9], "CHANNELS 1000000000"),
-        (["MODEL.NODES", 10**9], "at most 2048"),
+        (["MODEL.RANDWIRE.CHANNELS", 10**9], "CHANNELS 1000000000"),
+        (["MODEL.RANDWIRE.NODES", 10**9], "at most 2048"),
         (["MODEL.NAME", "resnet152", "MODEL.DROPOUT", 0.0, "MODEL.WIDTH", 64.0], "MODEL.WIDTH 64"),
-        (["MODEL.K", 3], "conv3: WS(K=3)"),
+        (["MODEL.RANDWIRE.K", 3], "conv3: WS(K=3)"),
         (["MODEL.WEIGHTS", "x.pth"], "--eval-only"),
         (["DEVICE", "gpu"], "DEVICE 'gpu'"),
     ],
@@ -391,5 +393,7 @@ def test_tool_tells_the_nearest_key_and_how_it_is_used(colours, tmp_path):
     status, out, err = tool("--config-file", config, "SOLVER.BATCHSIZE", 8)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
     assert "did you mean SOLVER.BATCH_SIZE?" in err
+    message = message_of(tiny, colours, tmp_path / "run", "MODEL.K", 4)  # as it was called before
+    assert message.endswith("MODEL.K; did you mean MODEL.RANDWIRE.K?")
     status, out, _ = tool("--help")
     assert status == 0 and "pretrain/randwire_ws_c109.yaml" in out

@@ -290,7 +290,7 @@ def test_finished_weights_are_not_trained_over(colours, unbroken, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["MODEL.K", 4], ["WS(K=2", "WS(K=4", "MODEL.K 2"]),
+        (["MODEL.RANDWIRE.K", 4], ["WS(K=2", "WS(K=4", "MODEL.RANDWIRE.K 2"]),
         (["MODEL.NAME", "resnet18", "MODEL.DROPOUT", 0.0], ["set MODEL.NAME randwire"]),
         (["SOLVER.BASE_LR", 0.2], ["SOLVER.BASE_LR 1.6", "0.2"]),
         (["SOLVER.EPOCHS", 11], ["SOLVER.EPOCHS 10", "11"]),

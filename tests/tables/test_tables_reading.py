@@ -103,9 +103,12 @@ def test_what_a_column_tells_is_not_told_again_in_the_name(tmp_path):
 
 def test_the_wiring_counts_and_not_the_keys_that_a_spec_file_overrules(tmp_path):
     one = classifier_run(
-        tmp_path / "one", tiny_spec(seed=1), MODEL__SPEC="a.json", MODEL__CHANNELS=7
+        tmp_path / "one",
+        tiny_spec(seed=1),
+        MODEL__RANDWIRE__SPEC="a.json",
+        MODEL__RANDWIRE__CHANNELS=7,
     )
-    two = classifier_run(tmp_path / "two", tiny_spec(seed=2), MODEL__CHANNELS=4)
+    two = classifier_run(tmp_path / "two", tiny_spec(seed=2), MODEL__RANDWIRE__CHANNELS=4)
     (row,) = rows_of(one, two)
     assert "C=4" in row.name
 
@@ -194,7 +197,7 @@ def test_the_papers_figures_stand_beside_its_own_recipe(tmp_path):
     [
         {"SOLVER__EPOCHS": 90},
         {"INPUT__TEST_SIZE": 240},
-        {"MODEL__NODES": 16},
+        {"MODEL__RANDWIRE__NODES": 16},
         {"MODEL__HEAD_CHANNELS": 640},
         {"classes": THOUSAND[:100]},
     ],
@@ -260,7 +263,12 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path, config):
 
 def test_a_classifier_given_twice_is_refused(classifiers, tmp_path):
     copy = classifier_run(
-        tmp_path / "copy", tiny_spec(seed=1), top1=60.0, MODEL__SEED=1, SEED=10, DEVICE="cpu"
+        tmp_path / "copy",
+        tiny_spec(seed=1),
+        top1=60.0,
+        MODEL__RANDWIRE__SEED=1,
+        SEED=10,
+        DEVICE="cpu",
     )
     done = run_tool(TOOL, *classifiers, copy)
     assert_refused(done, str(classifiers[0]), str(copy), "twice")

@@ -1,0 +1,14 @@
+"""Config keys, or their beginnings, that leave the result of a training as it is."""
+
+_BOTH_SIDES = ("MODEL.WEIGHTS", "MODEL.RANDWIRE.MEMORY", "OUTPUT_DIR")
+PRETRAINING = (
+    *_BOTH_SIDES,
+    *("DATA.", "TEST.", "DEVICE", "LOG_PERIOD", "CHECKPOINT", "COMPILE"),
+)
+# Among them what tells what other keys tell, too.
+DETECTION = (
+    *_BOTH_SIDES,
+    *("MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK"),
+    *("DATASETS.COCO", "DATASETS.CHECK", "DATASETS.TEST", "SOLVER.CHECKPOINT_PERIOD", "GLOBAL."),
+    *("SOLVER.REFERENCE_WORLD_SIZE", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "TEST.REPORT"),
+)

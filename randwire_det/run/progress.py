@@ -1,0 +1,38 @@
+"""Progress: a bar where there is a terminal, else a line of the log now and then."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+Item = TypeVar("Item")
+PERIOD = 10  # seconds between two lines of the log
+
+
+def bar(*args, **options) -> tqdm:
+    """A tqdm that shows itself in a terminal of any size, and in nothing but a terminal."""
+    columns, rows = shutil.get_terminal_size()  # tqdm shows nothing in one of unknown size
+    return tqdm(*args, **{"ncols": columns, "nrows": rows, "disable": None} | options)
+
+
+def progress(
+    items: Iterable[Item], total: int, what: str, logger: logging.Logger
+) -> Iterator[Item]:
+    """`items`, with a bar in a terminal, else a line every PERIOD seconds.
+
+    Args:
+        what: the items are, such as "pictures".
+    """
+    began = told = time.monotonic()
+    with bar(items, total=total, desc=what) as shown, logging_redirect_tqdm():
+        for done, item in enumerate(shown, start=1):
+            yield item
+            if shown.disable and (now := time.monotonic()) > told + PERIOD:
+                left = timedelta(seconds=round((now - began) / done * (total - done)))
+                logger.info(f"{done} of {total} {what} done, {left} to go")
+                told = now
