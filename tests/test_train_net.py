@@ -83,10 +83,10 @@ def trained(shapes, tmp_path_factory):
 def test_training_writes_a_checkpoint_that_carries_everything(trained):
     output, done = trained
     content = load_checkpoint(output / "model_final.pth")
-    assert content["classes"] == CLASSES
-    assert content["iteration"] == 3
-    assert content["spec"].provenance["channels"] == TINY["MODEL.RANDWIRE.CHANNELS"]
-    momenta = content["trainer"]["_trainer"]["optimizer"]["state"]
+    assert content.classes == CLASSES
+    assert content.rest["iteration"] == 3
+    assert content.spec.provenance["channels"] == TINY["MODEL.RANDWIRE.CHANNELS"]
+    momenta = content.rest["trainer"]["_trainer"]["optimizer"]["state"]
     assert len(momenta) > 100
     assert "MODEL.WEIGHTS is empty" in done.stdout + done.stderr
     results = [json.loads(line) for line in (output / "metrics.json").open()]
@@ -113,13 +113,13 @@ def test_resume_goes_on_as_if_never_stopped(shapes, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     resumed = load_checkpoint(tmp_path / "model_final.pth")
     assert "Starting training from iteration 3" in done.stdout
-    assert resumed["iteration"] == whole["iteration"] == 5
-    ours, theirs = (c["trainer"]["_trainer"]["optimizer"] for c in (resumed, whole))
+    assert resumed.rest["iteration"] == whole.rest["iteration"] == 5
+    ours, theirs = (c.rest["trainer"]["_trainer"]["optimizer"] for c in (resumed, whole))
     assert ours["param_groups"][0]["lr"] == theirs["param_groups"][0]["lr"]
-    start = load_checkpoint(tmp_path / "model_0000002.pth")["trainer"]["_trainer"]["optimizer"]
+    start = load_checkpoint(tmp_path / "model_0000002.pth").rest["trainer"]["_trainer"]["optimizer"]
     assert start["state"][0]["momentum_buffer"].abs().sum() > 0
-    for name, value in whole["model"].items():
-        assert torch.equal(resumed["model"][name], value), name
+    for name, value in whole.model.items():
+        assert torch.equal(resumed.model[name], value), name
 
 
 def test_eval_only_gives_the_ap_of_the_training(shapes, trained, tmp_path):
