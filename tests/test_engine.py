@@ -277,8 +277,8 @@ def test_a_test_without_a_readable_image_is_no_accuracy(tmp_path):
 def test_a_baseline_trains_by_the_same_engine(colours, tmp_path):
     overrides = ["MODEL.NAME", "resnet18", "MODEL.WIDTH", 0.125, "MODEL.DROPOUT", 0.0]
     _, final = train(colours, tmp_path / "run", *overrides)
-    assert final["kind"] == "baseline" and final["spec"] is None
-    assert final["architecture"] == {"name": "resnet18", "width": 0.125}
+    assert final.kind == "baseline" and final.spec is None
+    assert final.architecture == {"name": "resnet18", "width": 0.125}
     weights = ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
     again = commands.evaluate_only(tiny(colours, tmp_path / "again", *overrides, *weights))
     assert again["top1"] == final.progress["top1"]

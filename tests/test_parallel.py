@@ -133,7 +133,7 @@ def test_the_checkpoint_loads_in_the_detector_with_no_step_between(two):
     checkpointer = RandWireCheckpointer(model, preprocessing=preprocessing_from_config(cfg))
     checkpointer.load(str(two / "model_final.pth"), checkpointables=[])
     trunk = checkpointer.trunk.state_dict()
-    ours = {name[6:]: each for name, each in spec["model"].items() if name.startswith("trunk.")}
+    ours = {name[6:]: each for name, each in spec.model.items() if name.startswith("trunk.")}
     for name, value in trunk.items():
         assert torch.equal(value, ours[name]), name
 
