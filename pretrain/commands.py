@@ -40,11 +40,11 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
     output = Path(cfg.OUTPUT_DIR)
     with ExitStack() as stack:
         stack.enter_context(logging_to(None, enabled=world.is_first))
-        spec, train_data, val_data, (path, checkpoint, passed_over) = world.together(
+        spec, train_data, val_data, (checkpoint, passed_over) = world.together(
             lambda: _prepare(cfg, resuming, world)
         )
         total = cfg.SOLVER.EPOCHS * (len(train_data) // cfg.SOLVER.BATCH_SIZE)
-        start = checkpoint["progress"]["iteration"] if path else 0
+        start = checkpoint.progress["iteration"] if checkpoint else 0
         if start == total and (output / resume.FINAL).exists():
             logger.info(f"done     {output} holds a finished run: nothing is left to do")
             return 0
@@ -64,10 +64,10 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             _describe(trainer)
         for problem in passed_over:
             logger.warning(f"passed over {problem}")
-        if path is not None:
-            world.together(partial(trainer.restore, path, checkpoint))
-            logger.info(f"resume   {path}, after iteration {start} of {total}")
-            before = checkpoint["progress"]["processes"]
+        if checkpoint is not None:
+            world.together(partial(trainer.restore, checkpoint))
+            logger.info(f"resume   {checkpoint.path}, after iteration {start} of {total}")
+            before = checkpoint.progress["processes"]
             if before != world.size:
                 logger.info(f"resume   that was with {before} processes: sums differ in rounding")
             del checkpoint  # as large as the model and its optimizer
@@ -95,12 +95,12 @@ def evaluate_only(
         {"top1", "top5", "images", "bad_images"}, the first two in percent.
     """
     with logging_to(None, enabled=world.is_first):
-        prepared = world.together(lambda: _prepare_evaluation(cfg, resuming, world))
-        path, checkpoint, spec, val_data = prepared
+        checkpoint, spec, val_data = world.together(lambda: _prepare_evaluation(cfg, resuming))
+        path = checkpoint.path
         device = _device(cfg, world)
         model = recipe.build_model(cfg, spec, len(val_data.classes))
-        weights = checkpoint.get("ema") or checkpoint["model"]
-        world.together(lambda: resume.load_weights(path, weights, model))
+        world.together(partial(resume.load_weights, path, checkpoint.weights_to_use, model))
+        del checkpoint  # of a run, three times as large as the model
         model.to(device, memory_format=torch.channels_last)
         if spec is not None:
             logger.info(f"network  {spec.describe()}")
@@ -115,12 +115,12 @@ def evaluate_only(
         size, images = test_size(cfg), result["images"]
         logger.info(f"done     {accuracy(result)} on {images} images, {size} x {size}")
         if world.is_first:
-            row = {"weights": str(path), "size": size, "resize": cfg.INPUT.TEST_RESIZE} | result
+            row = {"weights": path, "size": size, "resize": cfg.INPUT.TEST_RESIZE} | result
             output = Path(cfg.OUTPUT_DIR)
             output.mkdir(parents=True, exist_ok=True)
-            path = output / "evaluations.jsonl"
-            cut_lines(path)
-            with path.open("a", encoding="utf-8") as file:
+            evaluations = output / "evaluations.jsonl"
+            cut_lines(evaluations)
+            with evaluations.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
     return result
 
@@ -133,41 +133,40 @@ def _prepare(cfg: CfgNode, resuming: bool, world: World):
     if cfg.MODEL.SYNC_BN and not torch.cuda.is_available():
         raise UsageError("MODEL.SYNC_BN True: needs CUDA; on the CPU set it to False")
     spec, output = recipe.network_of(cfg), Path(cfg.OUTPUT_DIR)
-    found = path, checkpoint, _ = resume.find_checkpoint(output, resuming)
+    found = checkpoint, _ = resume.find_checkpoint(output, resuming)
     train_data, val_data = data.open_data(cfg)
     if len(train_data) < cfg.SOLVER.BATCH_SIZE:
         raise UsageError(
             f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE}: {cfg.DATA.ROOT}/train holds only"
             f" {len(train_data)} images"
         )
-    if path is not None:
-        resume.check_same_run(path, checkpoint, cfg, spec, train_data)
+    if checkpoint is not None:
+        resume.check_same_run(checkpoint, cfg, spec, train_data)
     return spec, train_data, val_data, found
 
 
-def _prepare_evaluation(cfg: CfgNode, resuming: bool, world: World):
+def _prepare_evaluation(cfg: CfgNode, resuming: bool):
     check(cfg)
     if bool(cfg.MODEL.WEIGHTS) == resuming:  # neither, or both
         raise UsageError("--eval-only needs either MODEL.WEIGHTS <checkpoint> or --resume")
     if resuming:
-        path, checkpoint, _ = resume.find_checkpoint(Path(cfg.OUTPUT_DIR), True)
-        if path is None:
+        checkpoint, _ = resume.find_checkpoint(Path(cfg.OUTPUT_DIR), True)
+        if checkpoint is None:
             raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: holds no checkpoint to evaluate")
     else:
-        path = Path(cfg.MODEL.WEIGHTS)
-        checkpoint = load_checkpoint(path, kinds=resume.KINDS)
+        checkpoint = load_checkpoint(Path(cfg.MODEL.WEIGHTS), kinds=resume.KINDS)
     spec = recipe.network_of(cfg)
-    resume.check_same_network(path, checkpoint, cfg, spec)
+    resume.check_same_network(checkpoint, cfg, spec)
     check_same_preprocessing(
-        checkpoint["preprocessing"],
+        checkpoint.preprocessing,
         recipe.preprocessing_from_cfg(cfg),
-        path,
+        checkpoint.path,
         recipe.PREPROCESSING_KEYS,
     )
     val_data = data.open_val(cfg)
     val_folder = str(Path(cfg.DATA.ROOT) / "val")
-    check_same_classes(str(path), checkpoint["classes"] or [], val_folder, val_data.classes)
-    return path, checkpoint, spec, val_data
+    check_same_classes(checkpoint.path, checkpoint.classes or [], val_folder, val_data.classes)
+    return checkpoint, spec, val_data
 
 
 def _check_same_start(output: Path, start: int, world: World) -> None:

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from randwire_det.errors import UserError
-from randwire_det.run.checkpoint import save_checkpoint
+from randwire_det.run.checkpoint import Checkpoint, save_checkpoint
 from randwire_det.run.parallel import World
 from randwire_det.run.stopping import AskedToStop, Stopping
 from randwire_det.spec import NetworkSpec
@@ -68,10 +68,10 @@ class Trainer:
         self.fresh_losses: list[Tensor] = []  # of this process, not in the state yet
         self.bad_paths: list[str] = []
 
-    def restore(self, path: Path, checkpoint: dict) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where the checkpoint (of `resume.find_checkpoint`) stopped."""
-        self.learner.load_state_dict(path, checkpoint)
-        self.state = {key: checkpoint["progress"][key] for key in self.state}
+        self.learner.restore(checkpoint)
+        self.state = {key: checkpoint.progress[key] for key in self.state}
 
     def run(self, stopping: Stopping) -> bool:
         """Train, test and write checkpoints until the last epoch is done, or one is asked to stop.

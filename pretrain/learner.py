@@ -1,7 +1,6 @@
 """A network and what changes its weights: one update, from batches to the next state."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from randwire_det.run.average import WeightAverage
+from randwire_det.run.checkpoint import Checkpoint
 from randwire_det.run.parallel import World
 from randwire_det.spec import NetworkSpec
 
@@ -70,17 +70,17 @@ class Learner:
             "scaler": self.scaler.state_dict(),
         }
 
-    def load_state_dict(self, path: Path, state: dict) -> None:
-        """Take over what `state_dict` gave; `path` is where it comes from.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over what `state_dict` gave.
 
         Raises:
             UserError: a tensor is missing, superfluous or of another shape.
         """
-        resume.load_weights(path, state["model"], self.model)
+        resume.load_weights(checkpoint.path, checkpoint.model, self.model)
         if self.average:
-            resume.load_weights(path, state["ema"], self.average.model)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+            resume.load_weights(checkpoint.path, checkpoint.ema, self.average.model)
+        self.optimizer.load_state_dict(checkpoint.rest["optimizer"])
+        self.scaler.load_state_dict(checkpoint.rest["scaler"])
 
     def step(self, iteration: int, parts: list[Batch]) -> Tensor:
         """One update, from this process' share of the batch; returns its loss, a scalar.

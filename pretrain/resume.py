@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 from randwire_det.config import same_result
 from randwire_det.config.network_keys import check_same_spec, stored_values
 from randwire_det.errors import UsageError, UserError
-from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.run.checkpoint import Checkpoint, load_checkpoint
 from randwire_det.run.classes import check_same_classes
 from randwire_det.run.folder import refuse_used
 from randwire_det.spec import NetworkSpec
@@ -34,11 +34,11 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(output.glob("checkpoint_*.pth"), reverse=True)
 
 
-def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list[str]]:
+def find_checkpoint(output: Path, resume: bool) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint in `output` that can be read, if the run is to go on from one.
 
     Returns:
-        its path and content, and why newer ones were passed over. No path: there is none.
+        it, or None where there is none, and why newer ones were passed over.
 
     Raises:
         UsageError: there is one and `resume` is not set, or only the weights of a finished run.
@@ -49,9 +49,9 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
     for path in checkpoints(output):
         try:
             checkpoint = load_checkpoint(path, kinds=KINDS)
-            if not {"optimizer", "scaler"} <= checkpoint.keys():
+            if not {"optimizer", "scaler"} <= checkpoint.rest.keys():
                 raise UserError(f"{path}: holds no state of a training run to go on from")
-            return path, checkpoint, problems
+            return checkpoint, problems
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -64,56 +64,55 @@ def find_checkpoint(output: Path, resume: bool) -> tuple[Path | None, dict, list
             f"{output / FINAL} is of a finished run, and there is no checkpoint to go on from:"
             " choose another OUTPUT_DIR"
         )
-    return None, {}, []
+    return None, []
 
 
 def check_same_run(
-    path: Path, checkpoint: dict, cfg: CfgNode, spec: NetworkSpec | None, train_data: ClassFolders
+    checkpoint: Checkpoint, cfg: CfgNode, spec: NetworkSpec | None, train_data: ClassFolders
 ) -> None:
     """Refuse to go on with another network, recipe or data set than the checkpoint's.
 
     Raises:
         UserError: naming both sides and what to change.
     """
-    check_same_network(path, checkpoint, cfg, spec)
-    then, now = stored_values(checkpoint["config"]), stored_values(cfg.dump())
+    check_same_network(checkpoint, cfg, spec)
+    path = checkpoint.path
+    then, now = stored_values(checkpoint.config), stored_values(cfg.dump())
     for key in sorted(then.keys() | now.keys()):
         if not key.startswith(FREE) and then.get(key) != now.get(key):
             raise UserError(
                 f"{path} was trained with {key} {then.get(key)}, the config says {now.get(key)}:"
                 f" set {key} {then.get(key)}, or choose another OUTPUT_DIR"
             )
-    check_same_classes(str(path), checkpoint["classes"], cfg.DATA.ROOT, train_data.classes)
-    if checkpoint["progress"]["train_digest"] != train_data.digest:
+    check_same_classes(path, checkpoint.classes, cfg.DATA.ROOT, train_data.classes)
+    if checkpoint.progress["train_digest"] != train_data.digest:
         raise UserError(
-            f"{path} was trained on {checkpoint['progress']['train_images']} images, DATA.ROOT"
+            f"{path} was trained on {checkpoint.progress['train_images']} images, DATA.ROOT"
             f" {cfg.DATA.ROOT} holds {len(train_data)}, or some by other names or in other classes:"
             " an epoch would be another one"
         )
 
 
-def check_same_network(
-    path: Path, checkpoint: dict, cfg: CfgNode, spec: NetworkSpec | None
-) -> None:
+def check_same_network(checkpoint: Checkpoint, cfg: CfgNode, spec: NetworkSpec | None) -> None:
     """Raises UserError where the checkpoint is not of the network of the config."""
-    ours = architecture(cfg, spec)
-    if checkpoint["kind"] == ours["kind"] == "classifier":
-        check_same_spec(checkpoint["spec"], spec, str(path))
-    elif checkpoint["kind"] == ours["kind"]:
-        theirs = checkpoint["architecture"]
+    ours, path = architecture(cfg, spec), checkpoint.path
+    if checkpoint.kind == ours["kind"] == "classifier":
+        check_same_spec(checkpoint.spec, spec, path)
+    elif checkpoint.kind == ours["kind"]:
+        theirs = checkpoint.architecture
         if theirs != ours["architecture"]:
             raise UserError(
                 f"{path} holds a {theirs['name']} of width {theirs['width']}: set MODEL.NAME"
                 f" {theirs['name']} MODEL.WIDTH {theirs['width']}"
             )
     else:
-        name = "randwire" if spec is None else checkpoint["architecture"]["name"]
+        name = "randwire" if spec is None else checkpoint.architecture["name"]
         raise UserError(
             f"{path} holds a {name}, MODEL.NAME is {cfg.MODEL.NAME}: set MODEL.NAME {name}"
         )
 
 
-def load_weights(path: Path, weights: dict, model: torch.nn.Module) -> None:
+def load_weights(path: str, weights: dict, model: torch.nn.Module) -> None:
     """Raises UserError where a tensor is missing, superfluous or of another shape."""
     try:
         model.load_state_dict(weights)

@@ -45,10 +45,10 @@ def main():
     if Path(args.output).exists():
         raise UsageError(f"--output {args.output} exists already: name a new file, or remove it")
     checkpoint = load_checkpoint(args.weights, kinds=("baseline",))
-    architecture, preprocessing = checkpoint["architecture"], checkpoint["preprocessing"]
+    architecture, preprocessing = checkpoint.architecture, checkpoint.preprocessing
     try:
         resnet = detectron2_keys(**architecture)
-        weights = to_detectron2(checkpoint["model"], **architecture)
+        weights = to_detectron2(checkpoint.model, **architecture)
     except UserError as error:
         raise UserError(f"{args.weights}: {error}") from None
     content = {

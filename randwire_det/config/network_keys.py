@@ -11,6 +11,8 @@ from ..spec.spec import NetworkSpec
 from ..strict import load_yaml, read_regular
 from .files import flat
 
+SPEC_ITSELF = "json:"
+
 
 def add_spec_config(node: CfgNode) -> None:
     """Add the keys of a network, with the defaults of the paper's C=109, to `node`."""
@@ -24,6 +26,7 @@ def add_spec_config(node: CfgNode) -> None:
     node.SEED = 1
     node.SEED_PER_STAGE = False  # give every stage a graph of its own
     # A spec's JSON file, or a checkpoint: its wiring is taken and the keys above are not read.
+    # Or the spec itself, as `spec_as_value` writes it.
     node.SPEC = ""
 
 
@@ -55,13 +58,20 @@ def spec_from_config(node: CfgNode) -> NetworkSpec:
         UsageError: a bad value, or a network that this machine's memory cannot hold.
         UserError: a SPEC file that cannot be read.
     """
-    if node.SPEC:
+    if node.SPEC.startswith(SPEC_ITSELF):
+        spec, named = NetworkSpec.from_json(node.SPEC.removeprefix(SPEC_ITSELF)), "SPEC"
+    elif node.SPEC:
         spec, named = read_spec(node.SPEC), f"SPEC {node.SPEC}"
     else:
         spec, named = _sampled(node), f"CHANNELS {node.CHANNELS} and NODES {node.NODES}"
     parameters = complexity(spec, num_classes=None).params
     require_memory(parameters, f"the network of the config ({named})")
     return spec
+
+
+def spec_as_value(spec: NetworkSpec) -> str:
+    """What SPEC takes in place of a path; yacs would read bare JSON as a dict."""
+    return SPEC_ITSELF + spec.to_json()
 
 
 def _sampled(node: CfgNode) -> NetworkSpec:
@@ -88,7 +98,7 @@ def read_spec(path: str) -> NetworkSpec:
         UserError: the file is missing, or neither, or of another kind of network.
     """
     if not path.endswith(".json"):
-        spec = load_checkpoint(path)["spec"]
+        spec = load_checkpoint(path).spec
         if spec is None:
             raise UserError(f"spec {path}: no RandWire is in this checkpoint")
         return spec

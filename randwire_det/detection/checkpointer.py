@@ -16,6 +16,7 @@ from ..network.resnet_names import detectron2_names
 from ..run.average import WeightAverage
 from ..run.checkpoint import (
     KINDS,
+    Checkpoint,
     Preprocessing,
     check_same_preprocessing,
     fits,
@@ -100,33 +101,57 @@ class RandWireCheckpointer(DetectionCheckpointer):
         return any(Path(self.save_dir).glob(CHECKPOINTS))
 
     def get_checkpoint_file(self) -> str:
-        return str(newest_checkpoint(self.save_dir) or "")
+        newest = newest_checkpoint(self.save_dir)
+        return newest.path if newest else ""
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        newest = newest_checkpoint(self.save_dir) if resume else None
+        return self.take(newest) if newest else self.load(path, checkpointables=[])
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        if path and "://" not in path and not os.path.isfile(path):
+        if not path:
+            self.logger.info("No checkpoint found. Initializing model from scratch")
+            return {}
+        if "://" in path:
+            path = self.path_manager.get_local_path(path)
+        elif not os.path.isfile(path):
             raise UserError(f"MODEL.WEIGHTS {path}: no such checkpoint file")
-        self.whole = checkpointables is None
-        return super().load(path, checkpointables)
+        return self.take(load_checkpoint(path, kinds=KINDS), checkpointables)
 
-    def _load_file(self, filename: str) -> dict:
-        data = load_checkpoint(filename, kinds=KINDS)
-        check_fits(data, filename, self.spec, self.preprocessing)
-        check_outputs(data, filename, self.classes, relearned=not self.whole)
-        if data["kind"] != "detector" and self.whole:
+    def take(self, checkpoint: Checkpoint, checkpointables: list[str] | None = None) -> dict:
+        """Load what was read before.
+
+        Args:
+            checkpointables: the names of those to load; None stands for all, and for a checkpoint
+                that must hold the whole model.
+
+        Returns:
+            what else the writer kept, as of `load`.
+
+        Raises:
+            UserError: as of `load`.
+        """
+        self.logger.info(f"[Checkpointer] Loading from {checkpoint.path} ...")
+        whole = checkpointables is None
+        check_fits(checkpoint, self.spec, self.preprocessing)
+        check_outputs(checkpoint, self.classes, relearned=not whole)
+        if checkpoint.kind != "detector" and whole:
             raise UserError(
-                f"{filename} is a classifier, not a detector: it can start a training as"
+                f"{checkpoint.path} is a classifier, not a detector: it can start a training as"
                 " MODEL.WEIGHTS, but cannot be evaluated or resumed"
             )
-        data["matching_heuristics"] = False
-        data["filename"] = filename
-        return data
+        self._take_weights(checkpoint, whole)
+        rest = dict(checkpoint.rest)
+        for key in self.checkpointables if whole else checkpointables:
+            if key in rest:
+                self.logger.info(f"Loading {key} from {checkpoint.path} ...")
+                self.checkpointables[key].load_state_dict(rest.pop(key))
+        return rest
 
-    def _load_model(self, checkpoint: dict) -> None:
-        filename, kind = checkpoint.pop("filename"), checkpoint["kind"]
-        theirs, averaged = checkpoint.pop("model"), checkpoint.pop("ema")
-        resuming = self.whole and bool(self.checkpointables)
-        if averaged and not resuming:
-            theirs = averaged
+    def _take_weights(self, checkpoint: Checkpoint, whole: bool) -> None:
+        filename, kind = checkpoint.path, checkpoint.kind
+        resuming = whole and bool(self.checkpointables)
+        theirs = checkpoint.model if resuming else checkpoint.weights_to_use
         head = 0
         if kind != "detector":
             before, theirs = len(theirs), _trunk_tensors(kind, theirs, self.trunk_name)
@@ -138,7 +163,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
             for name, tensor in theirs.items()
             if name in ours and fits(tensor, ours[name])
         }
-        needed = list(ours) if self.whole else in_trunk
+        needed = list(ours) if whole else in_trunk
         # Counters of BN: they change no output, and a frozen BN has none.
         missing = [
             name
@@ -153,7 +178,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         self._refuse_what_has_no_place(theirs, ours, filename)
         self.model.load_state_dict(fitting, strict=False)
         if self.average:
-            self.average.model.load_state_dict(averaged if averaged and resuming else ours)
+            self.average.model.load_state_dict((resuming and checkpoint.ema) or ours)
         matched = sum(name in fitting for name in in_trunk)
         others = len(fitting) - matched
         network = f" Network: {self.spec.describe()}" if self.spec else ""
@@ -215,48 +240,48 @@ def _trunk_tensors(kind: str, weights: dict, trunk_name: str) -> dict:
 
 
 def check_fits(
-    data: dict, path: str, spec: NetworkSpec | None, preprocessing: Preprocessing
+    checkpoint: Checkpoint, spec: NetworkSpec | None, preprocessing: Preprocessing
 ) -> None:
     """Refuse a checkpoint of another network, or of images prepared in another way.
 
     Args:
-        data: what `load_checkpoint` read from `path`.
         spec: of the config's RandWire, None where the config builds a ResNet.
         preprocessing: the config's.
 
     Raises:
         UserError: names what differs, and the key to change.
     """
-    if (data["spec"] is None) != (spec is None):
+    if (checkpoint.spec is None) != (spec is None):
         theirs, ours = (
-            "no RandWire" if each is None else "a RandWire" for each in (data["spec"], spec)
+            "no RandWire" if each is None else "a RandWire" for each in (checkpoint.spec, spec)
         )
         raise UserError(
-            f"{path} holds {theirs}, but the config builds {ours}; take the config that its"
-            " pretraining goes with, or set MODEL.BACKBONE.NAME"
+            f"{checkpoint.path} holds {theirs}, but the config builds {ours}; take the config that"
+            " its pretraining goes with, or set MODEL.BACKBONE.NAME"
         )
     if spec is not None:
-        check_same_spec(data["spec"], spec, path)
-    check_same_preprocessing(data["preprocessing"], preprocessing, path, PREPROCESSING_KEYS)
+        check_same_spec(checkpoint.spec, spec, checkpoint.path)
+    check_same_preprocessing(
+        checkpoint.preprocessing, preprocessing, checkpoint.path, PREPROCESSING_KEYS
+    )
 
 
 def check_outputs(
-    data: dict, path: str, classes: list[str] | None, *, relearned: bool = False
+    checkpoint: Checkpoint, classes: list[str] | None, *, relearned: bool = False
 ) -> None:
     """Refuse a detector whose outputs stand for other classes, or for the same in another order.
 
     A classifier's file, and one that does not know its classes, fits any.
 
     Args:
-        data: what `load_checkpoint` read from `path`.
         classes: of the run's data sets; None where they have no names.
         relearned: the file only starts a training, which may have other classes: that is logged.
 
     Raises:
         UserError: names what differs.
     """
-    theirs = data["classes"]
-    if data["kind"] != "detector" or not theirs or not classes:
+    path, theirs = checkpoint.path, checkpoint.classes
+    if checkpoint.kind != "detector" or not theirs or not classes:
         return
     theirs, ours = list(map(str, theirs)), "the data sets of this run"
     if relearned and sorted(theirs) != sorted(classes):
@@ -267,11 +292,11 @@ def check_outputs(
     check_same_classes(path, theirs, ours, classes, CURE)
 
 
-def newest_checkpoint(folder: str | Path) -> Path | None:
+def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
     """The checkpoint that `last_checkpoint` names, or else the newest one that is whole.
 
     Returns:
-        its path; None where there is none.
+        None where there is none.
 
     Raises:
         UserError: there are some, and none can be read.
@@ -284,12 +309,10 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     problems = []
     for path in found:
         try:
-            load_checkpoint(path)
+            return load_checkpoint(path)
         except UserError as error:
             logger.warning(f"passed over {error}")
             problems.append(str(error))
-        else:
-            return path
     if problems:
         raise UserError(f"no checkpoint in {folder} can be read, the newest because: {problems[0]}")
     return None

@@ -21,12 +21,12 @@ from ..coco.lint import IMAGE_CHECKS, check_configured_datasets
 from ..config.network_keys import spec_from_config
 from ..config.values import did_you_mean
 from ..errors import UsageError, UserError
-from ..run.checkpoint import KINDS, load_checkpoint
+from ..run.checkpoint import KINDS, Checkpoint, load_checkpoint
 from ..run.folder import refuse_used
 from ..run.memory import require_memory
 from ..run.parallel import current_world
 from .checkpointer import check_fits, check_outputs, newest_checkpoint
-from .preprocessing import preprocessing_from_config
+from .preprocessing import preprocessing_from_config, without_weights
 from .values import check_values, refused_as, value_of
 
 logger = logging.getLogger(__name__)
@@ -47,11 +47,12 @@ READERS = {
 }
 
 
-def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
-    """Look at values, data sets and weights, and find the weights that the run starts from.
+def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | None:
+    """Look at values, data sets and weights, and read the weights that the run starts from.
 
     Returns:
-        the path of a checkpoint: of OUTPUT_DIR when resuming, else MODEL.WEIGHTS; "" for none.
+        the newest checkpoint of OUTPUT_DIR when resuming, else that of MODEL.WEIGHTS; None where
+        there is neither.
 
     Raises:
         UserError: names the value, what was expected and how to fix it.
@@ -77,20 +78,19 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> str:
             raise UsageError(f"DATASETS.{key} is empty: name at least one data set")
         check_datasets(names)
     classes = check_classes(cfg, eval_only=eval_only)
-    path = _start(cfg, resume)
-    if eval_only and not path:
+    checkpoint = _start(cfg, resume)
+    if eval_only and not checkpoint:
         raise UsageError(
             f"--eval-only has nothing to evaluate: OUTPUT_DIR {cfg.OUTPUT_DIR} holds no checkpoint"
             if resume
             else "--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume"
         )
-    if path:
-        weights = load_checkpoint(path, kinds=KINDS)
+    if checkpoint:
         spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
-        goes_on = resume and Path(path).parent == Path(cfg.OUTPUT_DIR)
-        check_fits(weights, path, spec, preprocessing_from_config(cfg))
-        check_outputs(weights, path, classes, relearned=not (eval_only or goes_on))
-    return path
+        goes_on = resume and Path(checkpoint.path).parent == Path(cfg.OUTPUT_DIR)
+        check_fits(checkpoint, spec, preprocessing_from_config(cfg))
+        check_outputs(checkpoint, classes, relearned=not (eval_only or goes_on))
+    return checkpoint
 
 
 def check_model(cfg: CfgNode) -> None:
@@ -106,9 +106,7 @@ def check_model(cfg: CfgNode) -> None:
             known = sorted(each for each, _ in registry)
             hint = did_you_mean(name, known)
             raise UsageError(f"{key} {name!r}: {hint}known are {', '.join(known)}")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = ""  # which the backbone's builder would look into
+    cfg = without_weights(cfg)
     with torch.device("meta"):
         backbone = refused_as("MODEL", lambda: build_backbone(cfg))
         features = list(backbone.output_shape()) if backbone is not None else []
@@ -183,9 +181,14 @@ def check_data(cfg: CfgNode, *, eval_only: bool) -> None:
         report.raise_if_fatal()
 
 
-def _start(cfg: CfgNode, resume: bool) -> str:
+def _start(cfg: CfgNode, resume: bool) -> Checkpoint | None:
     newest = newest_checkpoint(cfg.OUTPUT_DIR) if resume else None
-    weights = str(newest) if newest else cfg.MODEL.WEIGHTS
+    if newest or not cfg.MODEL.WEIGHTS:
+        return newest
+    return load_checkpoint(_local_path(cfg.MODEL.WEIGHTS), kinds=KINDS)
+
+
+def _local_path(weights: str) -> str:
     if "://" not in weights:
         return weights
     try:

@@ -30,6 +30,14 @@ def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
     )
 
 
+def without_weights(cfg: CfgNode) -> CfgNode:
+    """A copy with an empty MODEL.WEIGHTS, whose file the backbone's builder then leaves alone."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    return cfg
+
+
 def warn_of_other_preprocessing(cfg: CfgNode) -> None:
     """Log a warning where MODEL.WEIGHTS is a file of this package that was trained on images
     prepared in another way, which costs accuracy without an error.

@@ -24,7 +24,6 @@ from ..config import same_result
 from ..config.files import flat
 from ..config.network_keys import spec_from_config
 from ..errors import UserError
-from ..run.checkpoint import load_checkpoint
 from ..run.files import replace_file
 from ..spec.spec import NetworkSpec
 from ..strict import load_yaml
@@ -55,15 +54,22 @@ def _folder(cfg: CfgNode, kind: str, dataset: str) -> Path:
     return Path(cfg.OUTPUT_DIR, kind, dataset if several else "")
 
 
-def record_evaluation(cfg: CfgNode, results: dict, *, weights: str, iteration: int | None) -> None:
+def record_evaluation(
+    cfg: CfgNode,
+    results: dict,
+    *,
+    weights: str,
+    iteration: int | None,
+    trained_with: str | None = None,
+) -> None:
     """Log the numbers of an evaluation, and write them to OUTPUT_DIR/inference/results.json.
 
     Args:
         results: what `DefaultTrainer.test` returns: {task: {metric: percent}} of one test set,
             {data set: ...} of several.
-        weights: what was evaluated. Of a detector's file, the training that it tells of counts, and
-            not the config's.
+        weights: what was evaluated.
         iteration: of the training, counted from 1; None where it is not known.
+        trained_with: YAML of the training's config, which counts then, and not `cfg`'s schedule.
 
     Raises:
         UserError: the file could not be written; the one before is as it was.
@@ -73,7 +79,7 @@ def record_evaluation(cfg: CfgNode, results: dict, *, weights: str, iteration: i
         return
     if len(names) == 1:
         results = {names[0]: results}
-    trained = _as_trained(cfg, weights)
+    trained = _as_trained(cfg, trained_with)
     spec = spec_from_config(trained.MODEL.RANDWIRE) if builds_randwire(trained) else None
     network = network_name(trained, spec)
     datasets = {
@@ -143,16 +149,16 @@ def heading(record: dict, dataset: str) -> dict:
     }
 
 
-def _as_trained(cfg: CfgNode, weights: str) -> CfgNode:
-    """The config, in all that is no matter of testing as the file of the weights tells it.
+def _as_trained(cfg: CfgNode, text: str | None) -> CfgNode:
+    """The config, in all that is no matter of testing as the YAML of the training's tells it.
 
     An evaluation may be given a config of another schedule than the training had.
     """
     try:
-        theirs = load_yaml(load_checkpoint(weights, kinds=("detector",))["config"] or "")
-    except UserError:  # in mid-training there is no file
+        theirs = load_yaml(text or "")
+    except UserError:
         return cfg
-    if not isinstance(theirs, dict):  # files from before they held a config
+    if not isinstance(theirs, dict):  # in mid-training, or of a file from before they held a config
         return cfg
     trained, ours = cfg.clone(), flat(cfg)
     own = ("DATASETS.COCO", *spec_keys(RANDWIRE))  # the weights fit this wiring, whatever its keys

@@ -8,8 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from ..config.network_keys import spec_as_value
 from ..errors import UsageError, UserError
-from ..run.checkpoint import KINDS, fits, load_checkpoint
+from ..run.checkpoint import KINDS, Checkpoint, fits, load_checkpoint
 from ..strict import load_yaml
 from .checks import check_model
 from .config import get_cfg
@@ -34,19 +35,19 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
             is not finite.
     """
     checkpoint = load_checkpoint(path, kinds=KINDS)
-    if checkpoint["kind"] != "detector":
+    if checkpoint.kind != "detector":
         raise UserError(
             f"{path} is a classifier, not a detector: it can start a training of one by"
             f" tools/train_net.py as MODEL.WEIGHTS {path}"
         )
-    cfg = config_of(checkpoint, path)
+    cfg = config_of(checkpoint)
     cfg.MODEL.DEVICE = device
     try:
         check_model(cfg)
     except UsageError as error:
         raise UserError(f"{path}: its config cannot be built here: {error}") from None
     model = build_model(cfg)
-    ours, theirs = model.state_dict(), checkpoint["ema"] or checkpoint["model"]
+    ours, theirs = model.state_dict(), checkpoint.weights_to_use
     # Not left to load_state_dict: detectron2 fills in for lost BN statistics.
     unfit = sorted(
         name
@@ -60,22 +61,19 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
             " checkpoint of the run"
         )
     model.load_state_dict(theirs)
-    return model.eval(), cfg, checkpoint["classes"]
+    return model.eval(), cfg, checkpoint.classes
 
 
-def config_of(checkpoint: dict, path: str | Path) -> CfgNode:
+def config_of(checkpoint: Checkpoint) -> CfgNode:
     """The config that a detector was built from, which takes its wiring from the checkpoint itself.
 
     Keys that are not known here (the file may come from another version of detectron2) are left
     out with a warning.
 
-    Args:
-        checkpoint: what `load_checkpoint` read from `path`.
-
     Raises:
         UserError: the file has no config, or one that cannot be read.
     """
-    text = checkpoint["config"]
+    path, text = checkpoint.path, checkpoint.config
     if not isinstance(text, str):
         raise UserError(
             f"{path} is of an older randwire_det and does not hold its config; tools/train_net.py"
@@ -100,9 +98,9 @@ def config_of(checkpoint: dict, path: str | Path) -> CfgNode:
             f" keys of its config, left out: {', '.join(unknown)}"
         )
     cfg.MODEL.WEIGHTS = ""
-    if checkpoint["spec"] is not None:
+    if checkpoint.spec is not None:
         # Another networkx may sample another graph from the same seed.
-        cfg.MODEL.RANDWIRE.SPEC = str(path)
+        cfg.MODEL.RANDWIRE.SPEC = spec_as_value(checkpoint.spec)
     return cfg
 
 

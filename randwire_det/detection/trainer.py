@@ -17,6 +17,7 @@ from ..coco.evaluator import CocoEvaluator
 from ..errors import UserError
 from ..network.fusing import fuse
 from ..run.average import WeightAverage
+from ..run.checkpoint import Checkpoint
 from ..run.folder import cut_lines
 from ..run.parallel import current_world, lost_another
 from ..run.stopping import AskedToStop, Stopping
@@ -24,7 +25,7 @@ from .checkpointer import RandWireCheckpointer
 from .config import require_randwire_keys
 from .loader import TestLoader, TrainLoader
 from .optimizer import build_optimizer
-from .preprocessing import preprocessing_from_config
+from .preprocessing import preprocessing_from_config, without_weights
 from .results import inference_dir, record_evaluation
 from .step import TrainStep
 
@@ -84,6 +85,10 @@ class RandWireTrainer(DefaultTrainer):
         return cfg
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        return super().build_model(without_weights(cfg))  # the checkpointer compares them
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
         return build_optimizer(cfg, model)
 
@@ -124,8 +129,19 @@ class RandWireTrainer(DefaultTrainer):
         self._last_eval_results = evaluate(self.cfg, model, where, done)
         return self._last_eval_results
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        super().resume_or_load(resume)
+    def resume_or_load(self, resume: bool = True, checkpoint: Checkpoint | None = None) -> None:
+        """As in detectron2.
+
+        Args:
+            checkpoint: the one to load, as `check_run` has read it; by default it is read here.
+        """
+        resuming = resume and self.checkpointer.has_checkpoint()
+        if checkpoint:
+            self.checkpointer.take(checkpoint, None if resuming else [])
+        else:
+            self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resuming:
+            self.start_iter = self.iter + 1
         self.done = self.saved = self.start_iter
         loader = self._trainer.data_loader
         if isinstance(loader, TrainLoader):
@@ -230,20 +246,26 @@ class _Stop(HookBase):
             raise AskedToStop
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, weights: str, iteration: int | None) -> dict:
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    weights: str,
+    iteration: int | None,
+    trained_with: str | None = None,
+) -> dict:
     """Test a model on DATASETS.TEST, and put down the result (`record_evaluation`).
 
     Args:
         weights: where they come from.
-        iteration: of the training that they come from, where that is known.
+        iteration, trained_with: of the training that they come from, where that is known: how far
+            it was, and the YAML of its config.
 
     Returns:
         what `DefaultTrainer.test` does.
     """
     results = RandWireTrainer.test(cfg, model)
-    current_world().first_does(
-        lambda: record_evaluation(cfg, results, weights=weights, iteration=iteration)
-    )
+    origin = {"weights": weights, "iteration": iteration, "trained_with": trained_with}
+    current_world().first_does(lambda: record_evaluation(cfg, results, **origin))
     return results
 
 

@@ -6,10 +6,12 @@ before torch sees a file, its directory must say what torch.save says of every r
 record must have its checksum.
 """
 
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -37,8 +39,10 @@ def read_plain(path: str | Path):
         with open(path, "rb") as file:
             if file.read(len(SIGNATURE)) != SIGNATURE:
                 raise UserError(f"{path} was refused: it is no torch file of torch 1.6 or later")
-        check_archive(path)
-        data = torch.load(path, map_location="cpu", weights_only=True)
+            check_archive(file)
+            file.seek(0)
+            data = torch.load(file, map_location="cpu", weights_only=True)
+            size = os.fstat(file.fileno()).st_size
     except UserError:
         raise
     except pickle.UnpicklingError:
@@ -52,7 +56,7 @@ def read_plain(path: str | Path):
             reason = "no torch file"
         reason = reason[:LONGEST_REASON]
         raise UserError(f"{path} is truncated or damaged ({reason}); take an older file") from None
-    check_tensors(data, path, path.stat().st_size)
+    check_tensors(data, path, size)
     return data
 
 
@@ -67,7 +71,7 @@ def check_tensors(data, path: str | Path, file_size: int) -> None:
             raise UserError(f"{path}: its tensor {name[:LONGEST_REASON]} {reason}")
 
 
-def check_archive(path: str | Path) -> None:
+def check_archive(file: BinaryIO) -> None:
     """Read every record of an archive once, and compare its checksum.
 
     Nothing is inflated: torch.save compresses nothing.
@@ -76,14 +80,14 @@ def check_archive(path: str | Path) -> None:
         zipfile.BadZipFile: the archive is not as torch.save writes one.
         OSError: it cannot be read.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         for record in records:
             if reason := _not_as_written(record):
                 raise zipfile.BadZipFile(f"the record {record.filename!r} {reason}")
         if len({record.filename for record in records}) < len(records):
             raise zipfile.BadZipFile("two records have one name")
-        if sum(record.file_size for record in records) > Path(path).stat().st_size:
+        if sum(record.file_size for record in records) > os.fstat(file.fileno()).st_size:
             raise zipfile.BadZipFile("its records overlap")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged!r} is wrong")

@@ -199,8 +199,38 @@ def save_checkpoint(
     write_atomically(path, header | content | extra)
 
 
-def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS) -> dict:
-    """Read a checkpoint of this project; `spec` and `preprocessing` come as objects.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, read once and handed on by value.
+
+    Attributes:
+        path: of the file, for messages.
+        kind, model, ema, spec, architecture, preprocessing, classes, config, progress: as in the
+            layout above; `spec` and `preprocessing` as objects.
+        rest: whatever else the writer keeps.
+    """
+
+    path: str
+    kind: str
+    model: dict[str, torch.Tensor]
+    ema: dict[str, torch.Tensor] | None
+    spec: NetworkSpec | None
+    architecture: dict | None
+    preprocessing: Preprocessing
+    classes: list[str] | None
+    config: str | None
+    progress: dict | None
+    rest: dict
+
+    @property
+    def weights_to_use(self) -> dict[str, torch.Tensor]:
+        """Those to evaluate, to detect with and to start another training from: the average where
+        there is one."""
+        return self.ema or self.model
+
+
+def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS) -> Checkpoint:
+    """Read a checkpoint of this project.
 
     Args:
         kinds: what the caller can take; a baseline only where it is among them.
@@ -256,7 +286,11 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
                 " detection, tools/convert_baseline.py makes it a detectron2 ResNet"
             )
         raise UserError(f"{path} is a {kind}, expected a {' or '.join(kinds)}")
-    return data
+    for key in ("format", "version", "matching_heuristics"):
+        data.pop(key, None)
+    named = {field.name for field in fields(Checkpoint)} - {"path", "rest"}
+    known = {key: data.pop(key, None) for key in named}
+    return Checkpoint(path=str(path), rest=data, **known)
 
 
 def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:

@@ -64,9 +64,9 @@ def _read_run(
     """What no two runs may have in common, and the results: training's last test comes first."""
     path = folder / FINAL
     checkpoint = load_checkpoint(path, kinds=("classifier", "baseline"))
-    config = _config(path, checkpoint.get("config"))
-    spec, architecture = checkpoint["spec"], checkpoint["architecture"]
-    classes, progress = checkpoint["classes"], checkpoint["progress"]
+    config = _config(path, checkpoint.config)
+    spec, architecture = checkpoint.spec, checkpoint.architecture
+    classes, progress = checkpoint.classes, checkpoint.progress
     if not (classes and isinstance(classes, list) and isinstance(progress, dict)):
         raise UserError(f"{path}: holds no classes or no progress; expected the end of a training")
     epochs, head = config["SOLVER.EPOCHS"], config["MODEL.HEAD_CHANNELS"]

@@ -187,8 +187,8 @@ def test_a_detector_survives_its_own_file_and_carries_its_spec(tmp_path):
     saved = checkpointer_of(tmp_path)
     saved.save("model_final", iteration=7)
     content = load_checkpoint(tmp_path / "model_final.pth")
-    assert content["kind"] == "detector"
-    assert content["spec"] == saved.trunk.spec
+    assert content.kind == "detector"
+    assert content.spec == saved.trunk.spec
     loaded = checkpointer_of(tmp_path)
     assert loaded.get_checkpoint_file() == str(tmp_path / "model_final.pth")
     rest = loaded.resume_or_load("", resume=True)
@@ -357,7 +357,7 @@ def test_a_resumed_training_takes_weights_and_average_and_all_others_the_average
 
 def test_the_file_carries_the_config_it_was_built_from(tmp_path):
     checkpointer_of(tmp_path).save("model_final")
-    text = load_checkpoint(tmp_path / "model_final.pth")["config"]
+    text = load_checkpoint(tmp_path / "model_final.pth").config
     assert yaml.safe_load(text)["MODEL"]["FPN"]["OUT_CHANNELS"] == 8
 
 
@@ -366,7 +366,7 @@ def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
     checkpointer.save("model_final", iteration=1)
     with pytest.raises(AttributeError):  # a generator has no plain data
         checkpointer.save("model_final", iteration=lambda: 2)
-    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 1
+    assert load_checkpoint(tmp_path / "model_final.pth").rest["iteration"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "last_checkpoint",
         "model_final.pth",

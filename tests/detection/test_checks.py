@@ -34,17 +34,17 @@ def saved(cfg) -> RandWireCheckpointer:
 
 def test_a_run_starts_from_its_weights_or_goes_on_from_its_checkpoint(dataset, tmp_path):
     fresh = config(dataset, tmp_path / "new")
-    assert check_run(fresh, resume=True, eval_only=False) == ""
+    assert check_run(fresh, resume=True, eval_only=False) is None
     saved(config(dataset, tmp_path))
     path = str(tmp_path / "model_0000001.pth")
     weights = {"MODEL.WEIGHTS": path}
-    assert check_run(config(dataset, tmp_path), resume=True, eval_only=True) == path
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=True).path == path
     with pytest.raises(UsageError, match=f"{path} exists already: add --resume .* OUTPUT_DIR"):
         check_run(config(dataset, tmp_path), resume=False, eval_only=False)
     evaluated = config(dataset, tmp_path, **weights)
-    assert check_run(evaluated, resume=False, eval_only=True) == path
+    assert check_run(evaluated, resume=False, eval_only=True).path == path
     new = config(dataset, tmp_path / "new", **weights)
-    assert check_run(new, resume=True, eval_only=False) == path
+    assert check_run(new, resume=True, eval_only=False).path == path
 
 
 def test_nothing_to_evaluate_is_refused_and_not_made_up(dataset, tmp_path):
@@ -59,11 +59,11 @@ def test_nothing_to_evaluate_is_refused_and_not_made_up(dataset, tmp_path):
 def test_a_broken_last_checkpoint_is_passed_over(dataset, tmp_path, content):
     """detectron2 would look for a file of that name, or for an empty one."""
     (tmp_path / "last_checkpoint").write_text(content)
-    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) == ""
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) is None
     saved(config(dataset, tmp_path))
     path = str(tmp_path / "model_0000001.pth")
     (tmp_path / "last_checkpoint").write_text(content)
-    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) == path
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False).path == path
 
 
 def test_a_broken_newest_checkpoint_is_passed_over(dataset, tmp_path):
@@ -72,7 +72,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(dataset, tmp_path):
     for name in ("model_0000007.pth", "model_final.pth"):
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False) == str(path)
+    assert check_run(config(dataset, tmp_path), resume=True, eval_only=False).path == str(path)
     path.unlink()
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
         check_run(config(dataset, tmp_path), resume=True, eval_only=False)

@@ -50,8 +50,8 @@ def test_both_launchers_train_the_same(shapes, two, tmp_path):  # noqa: F811
     done = in_two("torchrun", shapes, **changes)
     assert done.returncode == 0, done.stderr
     ours, theirs = (load_checkpoint(each / "model_final.pth") for each in (tmp_path, two))
-    for name, value in theirs["model"].items():
-        assert ours["model"][name].equal(value), name
+    for name, value in theirs.model.items():
+        assert ours.model[name].equal(value), name
 
 
 def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):  # noqa: F811
@@ -127,7 +127,7 @@ def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(shapes, tmp_path):  # n
     out, err = process.communicate(timeout=100)
     assert process.returncode == EXIT_STOPPED, err
     (newest,) = tmp_path.glob("model_*.pth")
-    stopped = load_checkpoint(newest)["iteration"]
+    stopped = load_checkpoint(newest).rest["iteration"]
     assert f"Stopped by SIGTERM; {newest.name}" in out and newest.name in f"model_{stopped:07d}.pth"
     with metrics.open("a") as file:  # as a run leaves them that was killed after its checkpoint
         file.write(f'{{"iteration": {stopped + 19}, "lr": 7.0}}\n{{"iteration": {stopped + 39}, "l')

@@ -1,6 +1,5 @@
 """tools/train_net.py as its user runs it: train, resume, evaluate, and every refusal."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -8,16 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, run_tool
+from conftest import run_tool
 from detection_helpers import TINY, as_overrides
 from PIL import Image
 
+from randwire_det.detection import commands
 from randwire_det.detection.config import read_config
 from randwire_det.run.checkpoint import load_checkpoint
-
-SPEC = importlib.util.spec_from_file_location("train_net_tool", REPO / "tools/train_net.py")
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
 
 CONFIG = "base_faster_rcnn_fpn.yaml"
 CLASSES = ["square", "wide", "tall"]
@@ -89,10 +85,10 @@ def trained(shapes, tmp_path_factory):
 def test_training_writes_a_checkpoint_that_carries_everything(trained):
     output, done = trained
     content = load_checkpoint(output / "model_final.pth")
-    assert content["classes"] == CLASSES
-    assert content["iteration"] == 3
-    assert content["spec"].provenance["channels"] == TINY["MODEL.RANDWIRE.CHANNELS"]
-    momenta = content["trainer"]["_trainer"]["optimizer"]["state"]
+    assert content.classes == CLASSES
+    assert content.rest["iteration"] == 3
+    assert content.spec.provenance["channels"] == TINY["MODEL.RANDWIRE.CHANNELS"]
+    momenta = content.rest["trainer"]["_trainer"]["optimizer"]["state"]
     assert len(momenta) > 100
     assert "MODEL.WEIGHTS is empty" in done.stdout + done.stderr
     results = [json.loads(line) for line in (output / "metrics.json").open()]
@@ -112,7 +108,7 @@ def test_training_writes_a_checkpoint_that_carries_everything(trained):
 )
 def test_random_weights_name_only_the_keys_that_freeze_them(caplog, norm, freeze_at, named, absent):
     changes = {"MODEL.RANDWIRE.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at}
-    tool.warn_of_random_weights(read_config(CONFIG, as_overrides(TINY | changes)))
+    commands.warn_of_random_weights(read_config(CONFIG, as_overrides(TINY | changes)))
     (warning,) = caplog.messages
     assert all(words in warning for words in ["MODEL.WEIGHTS is empty", *named])
     assert not any(words in warning for words in absent)
@@ -135,13 +131,13 @@ def test_resume_goes_on_as_if_never_stopped(shapes, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     resumed = load_checkpoint(tmp_path / "model_final.pth")
     assert "Starting training from iteration 3" in done.stdout
-    assert resumed["iteration"] == whole["iteration"] == 5
-    ours, theirs = (c["trainer"]["_trainer"]["optimizer"] for c in (resumed, whole))
+    assert resumed.rest["iteration"] == whole.rest["iteration"] == 5
+    ours, theirs = (c.rest["trainer"]["_trainer"]["optimizer"] for c in (resumed, whole))
     assert ours["param_groups"][0]["lr"] == theirs["param_groups"][0]["lr"]
-    start = load_checkpoint(tmp_path / "model_0000002.pth")["trainer"]["_trainer"]["optimizer"]
+    start = load_checkpoint(tmp_path / "model_0000002.pth").rest["trainer"]["_trainer"]["optimizer"]
     assert start["state"][0]["momentum_buffer"].abs().sum() > 0
-    for name, value in whole["model"].items():
-        assert torch.equal(resumed["model"][name], value), name
+    for name, value in whole.model.items():
+        assert torch.equal(resumed.model[name], value), name
 
 
 def test_eval_only_gives_the_ap_of_the_training(shapes, trained, tmp_path):

@@ -55,7 +55,7 @@ def test_a_plain_problem_is_learnt(unbroken):
     losses = [line["loss"] for line in metrics(unbroken) if "loss" in line]
     assert losses[0] == pytest.approx(np.log(3), abs=0.2)  # chance
     assert np.mean(losses[-EPOCH_LENGTH:]) < 0.6  # the least possible with smoothing 0.1 is 0.29
-    progress = load_checkpoint(unbroken / "model_final.pth")["progress"]
+    progress = load_checkpoint(unbroken / "model_final.pth").progress
     assert progress["top1"] > 85 and progress["best_top1"] >= progress["top1"]
 
 
@@ -63,17 +63,17 @@ def test_final_file_says_all_that_using_it_takes(colours, unbroken):
     plain = torch.load(unbroken / "model_final.pth", weights_only=True)
     assert "optimizer" not in plain
     saved = load_checkpoint(unbroken / "model_final.pth")
-    assert saved["kind"] == "classifier" and saved["classes"] == ["blue", "green", "red"]
-    assert saved["progress"]["epoch"] == 10 and saved["progress"]["iteration"] == TOTAL
-    assert saved["spec"] == spec_from_config(tiny(colours, unbroken).MODEL.RANDWIRE)
+    assert saved.kind == "classifier" and saved.classes == ["blue", "green", "red"]
+    assert saved.progress["epoch"] == 10 and saved.progress["iteration"] == TOTAL
+    assert saved.spec == spec_from_config(tiny(colours, unbroken).MODEL.RANDWIRE)
 
-    model = RandWireClassifier(saved["spec"], 3, head_channels=16).eval()
-    model.load_state_dict(saved["model"])
-    preprocessing = saved["preprocessing"]
+    model = RandWireClassifier(saved.spec, 3, head_channels=16).eval()
+    model.load_state_dict(saved.model)
+    preprocessing = saved.preprocessing
     assert (preprocessing.channel_order, preprocessing.input_size) == ("RGB", 32)
     assert preprocessing.mean == (90, 100.5, 110) and preprocessing.std == (60, 65, 70)
     right = count = 0
-    for label, name in enumerate(saved["classes"]):
+    for label, name in enumerate(saved.classes):
         for path in sorted((colours / "val" / name).iterdir()):
             # By hand: 40 x 48 pixels resized to 36 x 43, the middle 32 x 32, (value - mean) / std.
             image = Image.open(path).resize((43, 36), Image.Resampling.BILINEAR)
@@ -81,7 +81,7 @@ def test_final_file_says_all_that_using_it_takes(colours, unbroken):
             pixels = torch.from_numpy((pixels - preprocessing.mean) / preprocessing.std)
             right += int(model(pixels.permute(2, 0, 1)[None].float()).argmax()) == label
             count += 1
-    assert 100 * right / count == pytest.approx(saved["progress"]["top1"])
+    assert 100 * right / count == pytest.approx(saved.progress["top1"])
 
 
 def test_the_newest_checkpoints_and_the_best_weights_stay(unbroken):
@@ -92,7 +92,7 @@ def test_the_newest_checkpoints_and_the_best_weights_stay(unbroken):
         "model_best.pth",
         "model_final.pth",
     ]
-    best = load_checkpoint(unbroken / "model_best.pth")["progress"]
+    best = load_checkpoint(unbroken / "model_best.pth").progress
     tests = [line for line in metrics(unbroken) if "top1" in line]
     top = max(line["top1"] for line in tests)
     first = next(line["epoch"] for line in tests if line["top1"] == top)
@@ -131,7 +131,7 @@ def test_a_terminal_of_unknown_size_gets_one_updating_line(colours, tmp_path):
 
 
 def test_eval_only_repeats_the_final_accuracy_and_notes_it(colours, unbroken, tmp_path, capsys):
-    progress = load_checkpoint(unbroken / "model_final.pth")["progress"]
+    progress = load_checkpoint(unbroken / "model_final.pth").progress
     output = tmp_path / "evaluation"
     cfg = tiny(colours, output, "MODEL.WEIGHTS", unbroken / "model_final.pth")
     result = commands.evaluate_only(cfg)
@@ -173,12 +173,12 @@ def trainer_of(cfg):
 
 def test_the_average_is_tested_and_put_out(colours, tmp_path):
     last, final = train(colours, tmp_path / "run", "SOLVER.EMA_DECAY", 0.9)
-    for name, value in final["model"].items():
-        assert torch.equal(value, last["ema"][name]), name
-    assert not torch.equal(final["model"]["head.fc.weight"], last["model"]["head.fc.weight"])
+    for name, value in final.model.items():
+        assert torch.equal(value, last.ema[name]), name
+    assert not torch.equal(final.model["head.fc.weight"], last.model["head.fc.weight"])
     weights = ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
     again = commands.evaluate_only(tiny(colours, tmp_path / "again", *weights))
-    assert again["top1"] == final["progress"]["top1"]
+    assert again["top1"] == final.progress["top1"]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_unreadable_images_are_counted_in_the_log(tmp_path, capsys):
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count(f"skipped  {corrupt}") == 3
     assert "unreadable images left out: 1" in log and f"left out {empty}" in log
-    progress = load_checkpoint(tmp_path / "run" / "model_final.pth")["progress"]
+    progress = load_checkpoint(tmp_path / "run" / "model_final.pth").progress
     assert progress["bad_images"] == 3
     assert progress["top1"] * 5 / 100 == pytest.approx(round(progress["top1"] * 5 / 100))
 
@@ -278,11 +278,11 @@ def test_a_test_without_a_readable_image_is_no_accuracy(tmp_path):
 def test_a_baseline_trains_by_the_same_engine(colours, tmp_path):
     overrides = ["MODEL.NAME", "resnet18", "MODEL.WIDTH", 0.125, "MODEL.DROPOUT", 0.0]
     _, final = train(colours, tmp_path / "run", *overrides)
-    assert final["kind"] == "baseline" and final["spec"] is None
-    assert final["architecture"] == {"name": "resnet18", "width": 0.125}
+    assert final.kind == "baseline" and final.spec is None
+    assert final.architecture == {"name": "resnet18", "width": 0.125}
     weights = ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
     again = commands.evaluate_only(tiny(colours, tmp_path / "again", *overrides, *weights))
-    assert again["top1"] == final["progress"]["top1"]
+    assert again["top1"] == final.progress["top1"]
     randwire = tiny(colours, tmp_path / "again", *weights)
     assert "set MODEL.NAME resnet18" in message_of(commands.evaluate_only, randwire)
 

@@ -113,7 +113,7 @@ def test_evaluation_in_two_processes_repeats_the_one_in_the_training(colours, tw
     done = launch("--num-gpus", "--config-file", config, "--eval-only", *weights)
     assert done.returncode == 0, done.stderr
     (noted,) = metrics(tmp_path / "run", "evaluations.jsonl")
-    assert noted["top1"] == load_checkpoint(two / "model_final.pth")["progress"]["top1"]
+    assert noted["top1"] == load_checkpoint(two / "model_final.pth").progress["top1"]
     assert noted["images"] == 24
 
 
@@ -127,13 +127,13 @@ def test_the_checkpoint_loads_in_the_detector_with_no_step_between(two):
     cfg = tiny_config()
     cfg.MODEL.RANDWIRE.SPEC = str(two / "model_final.pth")
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = map(
-        list, (spec["preprocessing"].mean, spec["preprocessing"].std)
+        list, (spec.preprocessing.mean, spec.preprocessing.std)
     )
     model = build_model(cfg)
     checkpointer = RandWireCheckpointer(model, preprocessing=preprocessing_from_config(cfg))
     checkpointer.load(str(two / "model_final.pth"), checkpointables=[])
     trunk = checkpointer.trunk.state_dict()
-    ours = {name[6:]: each for name, each in spec["model"].items() if name.startswith("trunk.")}
+    ours = {name[6:]: each for name, each in spec.model.items() if name.startswith("trunk.")}
     for name, value in trunk.items():
         assert torch.equal(value, ours[name]), name
 
@@ -220,7 +220,7 @@ def test_a_run_goes_on_with_another_number_of_processes(colours, two, tmp_path):
     status, out, err = tool("--config-file", tiny_file(colours, output), "--resume", *SHORT)
     assert status == 0, err
     assert "that was with 2 processes" in out
-    assert load_checkpoint(output / "model_final.pth")["progress"]["iteration"] == 27
+    assert load_checkpoint(output / "model_final.pth").progress["iteration"] == 27
 
 
 def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):

@@ -53,10 +53,9 @@ def assert_same_run(folder, reference):
     names = sorted(path.name for path in reference.glob("*.pth"))
     assert sorted(path.name for path in folder.glob("*.pth")) == names
     for name in names:
-        one, other = (load_checkpoint(each / name) for each in (folder, reference))
-        for checkpoint in (one, other):
-            del checkpoint["config"]  # names another OUTPUT_DIR
-        assert_same(one, other, name)
+        one, other = (vars(load_checkpoint(each / name)) for each in (folder, reference))
+        folders = {"path": None, "config": None}  # the config names another OUTPUT_DIR
+        assert_same(one | folders, other | folders, name)
 
     def told(folder):
         return [line | {"images_per_second": 0} for line in metrics(folder)]
@@ -103,7 +102,7 @@ def test_a_run_killed_a_dozen_times_ends_as_the_one_that_was_not(colours, everyt
         process.wait()
         assert process.returncode == -signal.SIGKILL
         newest = resume.checkpoints(output)[:1]
-        reached |= {load_checkpoint(path)["progress"]["iteration"] for path in newest}
+        reached |= {load_checkpoint(path).progress["iteration"] for path in newest}
     assert any(iteration % EPOCH_LENGTH for iteration in reached)  # in mid-epoch
     status, out, err = tool("--config-file", config, "--resume", *EVERYTHING)
     assert status == 0, err
@@ -158,7 +157,7 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_later(colours, unbroken,
     assert (process.returncode, err) == (EXIT_STOPPED, "")
     newest = resume.checkpoints(output)[0]
     assert f"stopped  by {signal.Signals(number).name}; {newest} is written" in out
-    iteration = load_checkpoint(newest)["progress"]["iteration"]
+    iteration = load_checkpoint(newest).progress["iteration"]
     assert iteration == max(line["iteration"] for line in metrics(output))
     assert not (output / "model_final.pth").exists()
     status, out, err = tool("--config-file", config, "--resume")
@@ -174,7 +173,7 @@ def test_a_signal_before_the_first_step(colours, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (EXIT_STOPPED, "")
-    assert load_checkpoint(resume.checkpoints(output)[0])["progress"]["iteration"] <= 2
+    assert load_checkpoint(resume.checkpoints(output)[0]).progress["iteration"] <= 2
 
 
 # --- broken files
@@ -206,8 +205,8 @@ def test_a_broken_newest_file_is_passed_over_and_named(colours, unbroken, copied
     out = capsys.readouterr().out
     assert f"passed over {newest}" in out
     assert f"resume   {older}, after iteration {TOTAL - EPOCH_LENGTH}" in out
-    final = load_checkpoint(copied / "model_final.pth")["model"]
-    assert_same(final, load_checkpoint(unbroken / "model_final.pth")["model"])
+    final = load_checkpoint(copied / "model_final.pth").model
+    assert_same(final, load_checkpoint(unbroken / "model_final.pth").model)
 
 
 def test_with_nothing_but_broken_files_nothing_starts(colours, copied):

@@ -16,7 +16,7 @@ from pretrain import commands
 from randwire_det.config.network_keys import stored_values
 from randwire_det.detection.stored import load_detector
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 NETWORK = {"MODEL.RANDWIRE.CHANNELS": 2, "MODEL.RANDWIRE.K": 2}
 RECIPE = {"MODEL.RANDWIRE.NODES": 3, "MODEL.HEAD_CHANNELS": 4, "MODEL.DROPOUT": 0.0}
 RECIPE |= NETWORK | {"SOLVER.EPOCHS": 2, "SOLVER.WARMUP_EPOCHS": 1}

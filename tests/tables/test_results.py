@@ -23,7 +23,6 @@ from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.checks import builds_randwire
 from randwire_det.detection.config import read_config
 from randwire_det.detection.results import inference_dir, record_evaluation, report_evaluation
-from randwire_det.run.checkpoint import Preprocessing, save_checkpoint
 from randwire_det.tables import names
 from randwire_det.tables.detection import WRITTEN
 from randwire_det.tables.paper import BASELINE_NAMES, TABLE5
@@ -104,8 +103,8 @@ def inference(animals):
     return animals / "run", evaluated(detections, str(animals / "run/inference"))
 
 
-def recorded(cfg, results, weights="output, iteration 9", iteration=9):
-    record_evaluation(cfg, results, weights=weights, iteration=iteration)
+def recorded(cfg, results, weights="output, iteration 9", iteration=9, **origin):
+    record_evaluation(cfg, results, weights=weights, iteration=iteration, **origin)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -339,16 +338,9 @@ def test_the_training_that_a_checkpoint_tells_of_counts_and_not_the_config(tmp_p
     """A 2x training, evaluated with the 1x config, has no place beside the paper's 1x."""
     trained = config(**{"SOLVER.MAX_ITER": 180_000, "SEED": 7, "INPUT.MIN_SIZE_TEST": 400})
     weights = tmp_path / "model_final.pth"
-    save_checkpoint(
-        weights,
-        kind="detector",
-        model={},
-        spec=spec_from_config(trained.MODEL.RANDWIRE),
-        preprocessing=Preprocessing(),
-        config=trained.dump(),
-    )
     cfg = config_in(tmp_path, "coco_2017_val", **{"MODEL.WEIGHTS": weights})
-    record = recorded(cfg, inference[1], weights=str(weights), iteration=180_000)
+    origin = {"weights": str(weights), "iteration": 180_000, "trained_with": trained.dump()}
+    record = recorded(cfg, inference[1], **origin)
     assert record["schedule"]["iterations"] == 180_000
     assert record["datasets"]["coco_2017_val"]["paper"] is None
     assert record["seeds"]["SEED"] == 7

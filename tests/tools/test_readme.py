@@ -69,7 +69,7 @@ def test_its_config_trains_is_read_back_and_warns_in_a_stock_trainer(tmp_path):
     done = run_python(script, tmp_path, WARNING, cwd=tmp_path, env={"PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr
     assert "p6" in done.stdout
-    assert load_checkpoint(tmp_path / "run/model_final.pth")["iteration"] == 1
+    assert load_checkpoint(tmp_path / "run/model_final.pth").rest["iteration"] == 1
     assert WARNING in (tmp_path / "stock/log.txt").read_text()
     assert (tmp_path / "stock/model_final.pth").is_file()
 

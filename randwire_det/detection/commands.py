@@ -1,0 +1,133 @@
+"""The two things tools/train_net.py does, each put together here from config to result."""
+
+import logging
+import os
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..coco.datasets import register_coco_datasets
+from ..errors import UserError
+from ..run.checkpoint import Checkpoint
+from ..run.files import replace_file
+from ..run.folder import locked
+from ..run.parallel import World
+from .checks import builds_randwire, check_data, check_run
+from .results import report_evaluation
+from .trainer import RandWireTrainer, build_checkpointer, evaluate
+from .values import check_same_config
+
+logger = logging.getLogger(__name__)
+ALONE = World()
+
+
+def train(
+    cfg: CfgNode, *, resuming: bool = False, world: World = ALONE, arguments: object = None
+) -> None:
+    """Train the detector of `cfg`; its weights are in OUTPUT_DIR/model_final.pth at the end.
+
+    Args:
+        arguments: of the command line, for the log.
+
+    Raises:
+        UserError: what a user can mend. Nothing is written when it shows before the training.
+        AskedToStop: the run was asked to stop; a checkpoint is written.
+    """
+    with ExitStack() as stack:
+        checkpoint = _begin(cfg, world, stack, arguments, resuming=resuming, eval_only=False)
+        trainer = RandWireTrainer(cfg)
+        if not checkpoint:
+            warn_of_random_weights(cfg)
+        world.together(partial(trainer.resume_or_load, resuming, checkpoint))
+        del checkpoint  # as large as the model and its optimizer
+        logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
+        world.together(lambda: _train(trainer))
+        if cfg.TEST.REPORT:
+            world.first_does(lambda: report_evaluation(cfg))
+
+
+def evaluate_only(
+    cfg: CfgNode, *, resuming: bool = False, world: World = ALONE, arguments: object = None
+) -> None:
+    """Evaluate MODEL.WEIGHTS, or when resuming the newest checkpoint of OUTPUT_DIR.
+
+    Args:
+        arguments: of the command line, for the log.
+
+    Raises:
+        UserError: what a user can mend.
+    """
+    with ExitStack() as stack:
+        checkpoint = _begin(cfg, world, stack, arguments, resuming=resuming, eval_only=True)
+        model = RandWireTrainer.build_model(cfg)
+        checkpointer = build_checkpointer(cfg, model, eval_only=True)
+        rest = world.together(partial(checkpointer.take, checkpoint))
+        iteration = rest["iteration"] + 1 if "iteration" in rest else None
+        weights, trained_with = checkpoint.path, checkpoint.config
+        del checkpoint, rest  # several times as large as the model
+        world.together(lambda: evaluate(cfg, model, weights, iteration, trained_with))
+        if cfg.TEST.REPORT:
+            world.first_does(lambda: report_evaluation(cfg))
+
+
+def _begin(
+    cfg: CfgNode, world: World, stack: ExitStack, arguments, *, resuming: bool, eval_only: bool
+) -> Checkpoint | None:
+    """Refuse what can be refused before anything is written, then lock the folder and log to it.
+
+    Returns:
+        what `check_run` does.
+    """
+    register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    world.together(lambda: check_same_config(cfg, world))
+    checkpoint = world.together(lambda: check_run(cfg, resume=resuming, eval_only=eval_only))
+    world.first_does(lambda: stack.enter_context(locked(Path(cfg.OUTPUT_DIR))))
+    for name in ("randwire_det", "detectron2", "fvcore"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=world.rank, name=name)
+    world.first_does(lambda: check_data(cfg, eval_only=eval_only))
+    _set_up(cfg, world, arguments)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not eval_only
+    torch.set_flush_denormal(True)  # arithmetic on denormals is ten times slower on a CPU
+    return checkpoint
+
+
+def _set_up(cfg: CfgNode, world: World, arguments) -> None:
+    """What detectron2's `default_setup` does; config.yaml is whole at any moment."""
+    logger.info(f"Environment info:\n{collect_env_info()}")
+    logger.info(f"Command line arguments: {arguments}")
+    text = cfg.dump()
+    logger.info(f"Running with full config:\n{text}")
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    world.first_does(lambda: replace_file(path, lambda file: file.write(text.encode())))
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + world.rank)
+
+
+def warn_of_random_weights(cfg: CfgNode) -> None:
+    node = "RANDWIRE" if builds_randwire(cfg) else "RESNETS"
+    norm, freeze_at = cfg.MODEL[node].NORM, cfg.MODEL.BACKBONE.FREEZE_AT
+    frozen = [f"MODEL.{node}.NORM {norm}"] if norm == "FrozenBN" else []
+    frozen += [f"MODEL.BACKBONE.FREEZE_AT {freeze_at}"] if freeze_at > 0 else []
+    advice = (
+        " freezes random weights: a training from scratch takes NORM BN (or GN) and FREEZE_AT 0."
+    )
+    logger.warning(
+        "MODEL.WEIGHTS is empty: training starts from random weights."
+        + (" " + " and ".join(frozen) + advice if frozen else "")
+    )
+
+
+def _train(trainer: RandWireTrainer) -> None:
+    cfg = trainer.cfg
+    try:
+        trainer.train()
+    except FloatingPointError:
+        raise UserError(
+            f"training diverged after iteration {trainer.iter}: lower SOLVER.BASE_LR"
+            f" {cfg.SOLVER.BASE_LR}; the checkpoints in {cfg.OUTPUT_DIR} are as they were"
+        ) from None
