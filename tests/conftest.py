@@ -1,9 +1,12 @@
 """What the tests share: a fixed seed, tiny specs, and commands run as their user runs them."""
 
+import functools
+import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,17 +40,43 @@ def tiny_spec(generator: str = "ws", **changes) -> NetworkSpec:
     return generate(generator, **arguments | changes)
 
 
-def run_python(*args, **kwargs) -> subprocess.CompletedProcess:
-    """A fresh Python process that finds this checkout; its output as text."""
+def as_process(args, env=None) -> dict:
+    """What `subprocess` needs for a Python that finds this checkout and talks text."""
     ours = {"PYTHONPATH": str(REPO), "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
-    env = os.environ | ours | kwargs.pop("env", {})
     command = [sys.executable, *map(str, args)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", env=env, **kwargs)
+    return {"args": command, "env": os.environ | ours | (env or {}), "encoding": "utf-8"}
 
 
-def run_tool(name: str, *args, **kwargs) -> subprocess.CompletedProcess:
-    """A command of tools/ in a real process: `run_tool("analyze_model.py", "--k", 4)`."""
-    return run_python(REPO / "tools" / name, *args, **kwargs)
+def run_python(*args, env=None, **kwargs) -> subprocess.CompletedProcess:
+    """A fresh Python process that finds this checkout, to its end; its output as text."""
+    return subprocess.run(**as_process(args, env), capture_output=True, **kwargs)
+
+
+def start_python(*args, env=None, **kwargs) -> subprocess.Popen:
+    """The same as a process that runs on."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(**as_process(args, env), **pipes | kwargs)
+
+
+@functools.cache
+def warm_python() -> subprocess.Popen:
+    """tests/warm.py, which ends with this process: its stdin is closed then."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(**as_process([REPO / "tests" / "warm.py"]), **pipes)
+
+
+def run_tool(name: str, *args, env=None, cwd=None, timeout=300) -> subprocess.CompletedProcess:
+    """A command of tools/ in a process of its own: `run_tool("analyze_model.py", "--k", 4)`."""
+    process = as_process([REPO / "tools" / name, *args], env)
+    command = {"argv": process["args"][1:], "env": process["env"], "timeout": timeout}
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        out.touch(), err.touch()
+        command |= {"cwd": str(cwd or Path.cwd()), "stdout": str(out), "stderr": str(err)}
+        print(json.dumps(command), file=warm_python().stdin, flush=True)
+        status = int(warm_python().stdout.readline())
+        told = [path.read_text("utf-8") for path in (out, err)]
+    return subprocess.CompletedProcess(process["args"], status, *told)
 
 
 def assert_refused(done: subprocess.CompletedProcess, *fragments: str) -> None:
@@ -66,6 +95,14 @@ def colours(tmp_path_factory) -> Path:
     from pretrain_helpers import make_folders
 
     return make_folders(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A DETECTRON2_DATASETS folder with four images of bright boxes, in COCO format."""
+    from detection_helpers import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,19 @@
 """What the tests of the pretraining share: three colours to tell apart, and a run that is tiny."""
 
 import json
-import os
-import subprocess
-import sys
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from conftest import REPO, run_tool
+from conftest import REPO, run_tool, start_python
 from PIL import Image
-
-sys.path.insert(0, str(REPO))
+from process_helpers import assert_same
 
 from pretrain.config import get_cfg
 from randwire_det.config.files import merge_config
 from randwire_det.errors import UserError
+from randwire_det.run.checkpoint import load_checkpoint
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 TINY = """
@@ -58,16 +57,9 @@ def tiny(root, output, *overrides):
     return cfg
 
 
-def start(*args, stdout=subprocess.PIPE, **options):
+def start(*args, **options):
     """tools/pretrain_imagenet.py as a process that runs on."""
-    return subprocess.Popen(
-        [sys.executable, str(REPO / "tools" / "pretrain_imagenet.py"), *map(str, args)],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        **options,
-    )
+    return start_python(REPO / "tools" / "pretrain_imagenet.py", *args, **options)
 
 
 def tool(*args):
@@ -88,3 +80,32 @@ def message_of(call, *args, **kwargs):
     del caught  # its traceback leads here, and to what the call opened: nothing would be freed
     assert "\n" not in message
     return message
+
+
+def assert_same_run(folder, reference):
+    """Weights, average, optimizer, scaler, progress, and the lines of the metrics."""
+    names = sorted(path.name for path in reference.glob("*.pth"))
+    assert sorted(path.name for path in folder.glob("*.pth")) == names
+    for name in names:
+        one, other = (vars(load_checkpoint(each / name)) for each in (folder, reference))
+        folders = {"path": None, "config": None}  # the config names another OUTPUT_DIR
+        assert_same(one | folders, other | folders, name)
+
+    def told(folder):
+        return [line | {"images_per_second": 0} for line in metrics(folder)]
+
+    assert told(folder) == told(reference)
+
+
+def metric_lines(output):
+    path = output / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def bomb(path):
+    """A PNG of 65,000 x 65,000 pixels, as its header has it."""
+    chunks = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
+    for chunk in (b"IHDR" + header, b"IDAT" + zlib.compress(b"")):
+        chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(chunks)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from coco_helpers import random_evaluation
 from detection_helpers import tiny_config
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
-from test_report import random_evaluation
 
 from randwire_det import UsageError, UserError
 from randwire_det.coco.report.evaluation import evaluate, table_row

@@ -5,11 +5,11 @@ import json
 import sys
 
 import pytest
+from coco_helpers import Coco, entry, kinds
 from conftest import REPO
 from detection_helpers import tiny_config
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from test_dataset_report import Coco, entry, kinds
 
 from randwire_det import UserError
 from randwire_det.coco.datasets import register_coco_datasets

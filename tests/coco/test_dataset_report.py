@@ -6,12 +6,11 @@ import shlex
 
 import numpy as np
 import pytest
+from coco_helpers import HEIGHT, WIDTH, Coco, entry, kinds
 from conftest import run_tool
 from detection_helpers import tiny_config
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data import transforms as T
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.data.datasets.coco import load_coco_json
 from PIL import Image
 from pycocotools import mask as mask_util
 
@@ -19,77 +18,16 @@ from randwire_det import UsageError, UserError
 from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.coco.lint import (
     check_configured_datasets,
-    check_dataset,
     warn_of_shared_images,
 )
 from randwire_det.detection.trainer import RandWireTrainer
 
-WIDTH, HEIGHT = 48, 32
 EXIF_ORIENTATION = 274
-
-
-class Coco:
-    """Three noisy images with two boxes each, of which the second is a crowd; write() them."""
-
-    def __init__(self, root):
-        self.root, self.json, self.images = root, root / "set.json", root / "images"
-        self.images.mkdir(parents=True)
-        rng, images, annotations = np.random.default_rng(0), [], []
-        for n in (1, 2, 3):
-            pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(self.images / f"{n}.jpg")
-            image = {"id": n, "file_name": f"{n}.jpg", "width": WIDTH, "height": HEIGHT}
-            images.append(image)
-            for crowd in (0, 1):
-                annotations.append(
-                    {
-                        "id": 2 * n + crowd,
-                        "image_id": n,
-                        "category_id": n,
-                        "bbox": [2, 3, 20.5, 10],
-                        "area": 205.0,
-                        "iscrowd": crowd,
-                        "segmentation": [[2, 3, 22.5, 3, 22.5, 13, 2, 13]],
-                    }
-                )
-        categories = [{"id": n, "name": f"class {n}"} for n in (1, 2, 3)]
-        self.content = {"images": images, "annotations": annotations, "categories": categories}
-
-    def write(self):
-        self.json.write_text(json.dumps(self.content))
-        return self
-
-    def check(self, **options):
-        options = {"training": True, "images": "decode"} | options
-        return check_dataset(str(self.json), str(self.images), **options)
-
-    def read_by_detectron2(self, training=True):
-        """All that a run reads before the model sees it."""
-        name = f"set in {self.root}"
-        dicts = load_coco_json(str(self.json), str(self.images), name)
-        MetadataCatalog.remove(name)
-        mapper = DatasetMapper(
-            training, augmentations=[T.Resize((64, 96))], image_format="RGB", use_instance_mask=True
-        )
-        return [mapper(each) for each in dicts]
 
 
 @pytest.fixture
 def coco(tmp_path):
     return Coco(tmp_path / "set")
-
-
-def kinds(findings) -> dict[str, int]:
-    return {finding.kind: finding.count for finding in findings}
-
-
-def entry(part, index=0, /, **changes):
-    """A fault: keys of one entry changed."""
-
-    def break_it(coco):
-        coco.content[part][index].update(changes)
-
-    return break_it
 
 
 def drop(part, key, index=0):

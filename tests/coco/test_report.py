@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from coco_helpers import BOX, CAT, DOG, FAR, OFF, make_results, make_truth, random_evaluation, save
 from conftest import run_tool
 from PIL import Image
 
@@ -20,63 +21,11 @@ from randwire_det.coco.report.matches import match
 from randwire_det.coco.report.tide import KINDS, break_down
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-BOX, OFF, FAR = [10, 10, 20, 20], [22, 10, 20, 20], [60, 60, 20, 20]  # OFF: IoU 0.25 with BOX
-CAT, DOG = 3, 7
 VOID = ("meta", "link", "img", "br", "hr", "input")
-
-
-def make_truth(*objects, images=1, names=("cat", "dog")):
-    """A COCO JSON of objects (image, category, box) or (image, category, box, iscrowd)."""
-    return {
-        "images": [
-            {"id": number, "file_name": f"{number}.png", "width": 100, "height": 80}
-            for number in range(1, images + 1)
-        ],
-        "categories": [
-            {"id": number, "name": name} for number, name in zip((CAT, DOG), names, strict=True)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": category,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": int(*crowd) if crowd else 0,
-            }
-            for number, (image, category, box, *crowd) in enumerate(objects, start=1)
-        ],
-    }
-
-
-def make_results(*detections):
-    """COCO results of detections (image, category, box, score)."""
-    keys = ("image_id", "category_id", "bbox", "score")
-    return [dict(zip(keys, detection, strict=True)) for detection in detections]
 
 
 def errors_of(truth, results):
     return break_down(match(evaluate(truth, results)))
-
-
-def random_evaluation(seed):
-    """Objects, some of them crowds, and detections around them, with ties among the scores."""
-    rng = np.random.default_rng(seed)
-
-    def box():
-        return [*rng.uniform(0, 50, 2).tolist(), *rng.uniform(8, 40, 2).tolist()]
-
-    objects = [
-        (int(rng.integers(1, 9)), int(rng.choice([CAT, DOG])), box(), rng.random() < 0.15)
-        for _ in range(40)
-    ]
-    found = [
-        (image, category if rng.random() < 0.8 else DOG, (np.array(at) * scale).tolist(), score)
-        for image, category, at, _ in objects
-        for scale, score in zip(rng.uniform(0.7, 1.3, 4), rng.integers(1, 9, 4) / 10, strict=True)
-    ]
-    noise = [(int(rng.integers(1, 9)), CAT, box(), float(rng.random())) for _ in range(20)]
-    return make_truth(*objects, images=8), make_results(*found, *noise)
 
 
 # A cat at BOX and what was detected: the one error, and the AP50 that mending it gains.
@@ -179,16 +128,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-
-
-def save(folder, truth, results):
-    """The three inputs of a report in a folder, with a picture for each image."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for row in truth["images"]:
-        Image.new("RGB", (100, 80), (90, 120, 60)).save(folder / "images" / row["file_name"])
-    (folder / "truth.json").write_text(json.dumps(truth))
-    (folder / "results.json").write_text(json.dumps(results))
-    return folder / "truth.json", folder / "images", folder / "results.json"
 
 
 def report_of(folder, truth, results, **options):

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from coco_helpers import BOX, CAT, make_results, make_truth, save
 from conftest import assert_refused, run_tool
-from test_report import BOX, CAT, make_results, make_truth, save
 
 from randwire_det.coco.report import write_report
 from randwire_det.errors import UsageError, UserError

@@ -8,34 +8,15 @@ import pytest
 import torch
 import yaml
 from conftest import tiny_spec
-from detection_helpers import tiny_config, tiny_detector
+from detection_helpers import resnet, save_baseline, save_classifier, tiny_config, tiny_detector
 from detectron2.checkpoint import DetectionCheckpointer
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from pretrain.baselines import build_baseline, detectron2_keys
 from randwire_det import UserError
-from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
-from randwire_det.network import RandWireClassifier
 from randwire_det.run.average import WeightAverage
-from randwire_det.run.checkpoint import Preprocessing, load_checkpoint, save_checkpoint
-
-
-def save_classifier(path, spec=None, preprocessing=None, drop=()):
-    spec = spec or spec_from_config(tiny_config().MODEL.RANDWIRE)
-    classifier = RandWireClassifier(spec, num_classes=5, head_channels=8)
-    classifier(torch.randn(4, 3, 64, 64))
-    weights = {name: value for name, value in classifier.state_dict().items() if name not in drop}
-    save_checkpoint(
-        path,
-        kind="classifier",
-        model=weights,
-        spec=spec,
-        preprocessing=preprocessing or Preprocessing(),
-        classes=list("abcde"),
-    )
-    return classifier
+from randwire_det.run.checkpoint import load_checkpoint
 
 
 def checkpointer_of(directory, model=None, **changes):
@@ -232,33 +213,6 @@ def test_a_classifier_is_no_detector_to_evaluate(tmp_path):
     save_classifier(tmp_path / "c.pth")
     with pytest.raises(UserError, match="is a classifier"):
         checkpointer_of(tmp_path).load(str(tmp_path / "c.pth"))
-
-
-def save_baseline(path, name="resnet50", width=0.25):
-    classifier = build_baseline(name, 5, width)
-    classifier(torch.randn(4, 3, 64, 64))
-    save_checkpoint(
-        path,
-        kind="baseline",
-        model=classifier.state_dict(),
-        spec=None,
-        architecture={"name": name, "width": width},
-        preprocessing=Preprocessing(),
-    )
-    return classifier
-
-
-def resnet(name="resnet50", width=0.25, **changes):
-    """Overrides that put detectron2's ResNet under the tiny detector."""
-    keys = {f"MODEL.RESNETS.{key}": value for key, value in detectron2_keys(name, width).items()}
-    features = "['res2', 'res3', 'res4', 'res5']"
-    return {
-        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-        "MODEL.RESNETS.OUT_FEATURES": features,
-        "MODEL.FPN.IN_FEATURES": features,
-        **keys,
-        **changes,
-    }
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])

@@ -10,7 +10,7 @@ import traceback
 
 import pytest
 import torch
-from detection_helpers import tiny_config
+from detection_helpers import RUN, in_two, refused, tiny_config
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -19,9 +19,7 @@ from detectron2.data import (
 )
 from PIL import Image
 from pretrain_helpers import message_of
-from test_detection_parallel import in_two
-from test_parallel import free_port
-from test_train_net import RUN, refused, shapes  # noqa: F401
+from process_helpers import free_port
 
 from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.coco.lint import check_dataset
@@ -36,7 +34,7 @@ ALONE = World()
 
 
 @pytest.fixture
-def root(shapes, tmp_path):  # noqa: F811
+def root(shapes, tmp_path):
     """A copy of the data set, to be spoilt."""
     return shutil.copytree(shapes, tmp_path / "datasets")
 
@@ -222,6 +220,7 @@ def test_a_test_ends_in_all_processes_and_one_says_why(cfg, root, tmp_path, dama
         assert end == its_end == "whole"
 
 
+@pytest.mark.slow_suite
 def test_a_training_in_two_processes_ends_with_one_line(root, tmp_path):
     cut(root / "images" / "4.png")
     done = in_two("--num-gpus", root, **{"OUTPUT_DIR": tmp_path / "run", "SOLVER.MAX_ITER": 50})

@@ -1,34 +1,19 @@
 """Detection in two processes on gloo, from the command line, by both launchers; and stopping it."""
 
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from conftest import REPO, run_python
-from detection_helpers import as_overrides
-from test_parallel import free_port
-from test_train_net import CONFIG, RUN, refused, shapes  # noqa: F401
+from conftest import run_python, start_python
+from detection_helpers import CONFIG, RUN, TOOL, as_overrides, in_two, refused, train_net
+from process_helpers import free_port, wait_until
 
 from randwire_det.errors import EXIT_STOPPED, UserError
 from randwire_det.run.checkpoint import load_checkpoint
 from randwire_det.run.folder import locked
 
-TOOL = str(REPO / "tools" / "train_net.py")
-LAUNCHERS = {
-    "--num-gpus": [TOOL, "--num-gpus", "2"],
-    "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", TOOL],
-}
-
-
-def in_two(launcher, root, *options, **changes):
-    keys = as_overrides(RUN | {"SOLVER.IMS_PER_BATCH": 4} | changes)
-    command = [*LAUNCHERS[launcher], "--config-file", CONFIG, *options, *keys]
-    return run_python(*command, env={"DETECTRON2_DATASETS": str(root)}, timeout=300)
+pytestmark = pytest.mark.slow_suite
 
 
 def ap(output):
@@ -37,7 +22,7 @@ def ap(output):
 
 
 @pytest.fixture(scope="module")
-def two(shapes, tmp_path_factory):  # noqa: F811
+def two(shapes, tmp_path_factory):
     output = tmp_path_factory.mktemp("two") / "run"
     changes = {"OUTPUT_DIR": output, "SOLVER.MAX_ITER": 3}
     done = in_two("--num-gpus", shapes, **changes)
@@ -45,7 +30,7 @@ def two(shapes, tmp_path_factory):  # noqa: F811
     return output
 
 
-def test_both_launchers_train_the_same(shapes, two, tmp_path):  # noqa: F811
+def test_both_launchers_train_the_same(shapes, two, tmp_path):
     changes = {"OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 3}
     done = in_two("torchrun", shapes, **changes)
     assert done.returncode == 0, done.stderr
@@ -54,22 +39,15 @@ def test_both_launchers_train_the_same(shapes, two, tmp_path):  # noqa: F811
         assert ours.model[name].equal(value), name
 
 
-def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):  # noqa: F811
+def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):
     """Two machines on this one; their weights would drift apart without a word."""
     url = f"tcp://127.0.0.1:{free_port()}"
     processes = []
     for machine, rate in enumerate([0.001, 0.002]):
         keys = as_overrides(RUN | {"SOLVER.BASE_LR": rate, "OUTPUT_DIR": tmp_path})
         command = [TOOL, "--num-machines", "2", "--machine-rank", str(machine), "--dist-url", url]
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *command, "--config-file", CONFIG, *keys],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"DETECTRON2_DATASETS": str(shapes), "OMP_NUM_THREADS": "1"},
-            )
-        )
+        command += ["--config-file", CONFIG, *keys]
+        processes.append(start_python(*command, env={"DETECTRON2_DATASETS": str(shapes)}))
     told = [process.communicate(timeout=100) for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     errors = "".join(err for _, err in told)
@@ -78,16 +56,13 @@ def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):  # n
     assert f"waiting for the others at {url}" in told[0][0]
 
 
-def test_two_processes_evaluate_as_one(shapes, two, tmp_path):  # noqa: F811
+def test_two_processes_evaluate_as_one(shapes, two, tmp_path):
     """The same detections, each image once, so the same AP to the last digit."""
     found = {}
-    for number, options in (("one", []), ("two", LAUNCHERS["--num-gpus"][1:])):
-        keys = {"MODEL.WEIGHTS": two / "model_final.pth", "OUTPUT_DIR": tmp_path / number}
-        command = [TOOL, *options, "--config-file", CONFIG, "--eval-only"]
-        done = run_python(
-            *[*command, *as_overrides(RUN | keys | {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0})],
-            env={"DETECTRON2_DATASETS": str(shapes)},
-        )
+    for number, options in (("one", []), ("two", ["--num-gpus", 2])):
+        changes = {"MODEL.WEIGHTS": two / "model_final.pth", "OUTPUT_DIR": tmp_path / number}
+        changes |= {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+        done = train_net(shapes, *options, "--eval-only", changes=changes)
         assert done.returncode == 0, done.stderr
         path = tmp_path / number / "inference" / "coco_instances_results.json"
         rows = json.loads(path.read_text())
@@ -96,11 +71,11 @@ def test_two_processes_evaluate_as_one(shapes, two, tmp_path):  # noqa: F811
     assert found["two"] == found["one"]
 
 
-def test_a_full_disk_ends_both_processes_with_one_line(shapes, tmp_path):  # noqa: F811
+def test_a_full_disk_ends_both_processes_with_one_line(shapes, tmp_path):
     keys = RUN | {"SOLVER.IMS_PER_BATCH": 4, "OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 30}
     keys |= {"SOLVER.CHECKPOINT_PERIOD": 2}
     done = run_python(
-        *[*LAUNCHERS["--num-gpus"], "--config-file", CONFIG, *as_overrides(keys)],
+        *[TOOL, "--num-gpus", 2, "--config-file", CONFIG, *as_overrides(keys)],
         env={"DETECTRON2_DATASETS": str(shapes)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
         timeout=100,
@@ -108,19 +83,13 @@ def test_a_full_disk_ends_both_processes_with_one_line(shapes, tmp_path):  # noq
     refused(done, 1, tmp_path / "model_0000001.pth", "could not be written")
 
 
-def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(shapes, tmp_path):  # noqa: F811
+def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(shapes, tmp_path):
     keys = as_overrides(RUN | {"OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": 500})
-    process = subprocess.Popen(
-        [sys.executable, TOOL, "--config-file", CONFIG, *keys],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"DETECTRON2_DATASETS": str(shapes), "OMP_NUM_THREADS": "1"},
+    process = start_python(
+        *[TOOL, "--config-file", CONFIG, *keys], env={"DETECTRON2_DATASETS": str(shapes)}
     )
-    deadline = time.monotonic() + 100
     metrics = tmp_path / "metrics.json"
-    while not (metrics.exists() and metrics.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+    wait_until(process, lambda: metrics.exists() and metrics.read_text())
     with pytest.raises(UserError, match="another process is writing"), locked(tmp_path):
         pass
     process.send_signal(signal.SIGTERM)
@@ -134,10 +103,8 @@ def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(shapes, tmp_path):  # n
     half = tmp_path / "inference" / ".results.json.abc.tmp"
     half.parent.mkdir()
     half.write_text("{")
-    done = run_python(
-        *[TOOL, "--config-file", CONFIG, "--resume", *keys, "SOLVER.MAX_ITER", stopped + 3],
-        env={"DETECTRON2_DATASETS": str(shapes)},
-    )
+    changes = {"OUTPUT_DIR": tmp_path, "SOLVER.MAX_ITER": stopped + 3}
+    done = train_net(shapes, "--resume", changes=changes)
     assert done.returncode == 0, done.stderr
     assert f"Starting training from iteration {stopped + 1}" in done.stdout
     rows = [json.loads(line) for line in metrics.open()]

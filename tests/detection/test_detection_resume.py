@@ -1,19 +1,19 @@
 """A detection training that is killed at any moment ends as the one that was not."""
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
-from conftest import REPO
-from detection_helpers import as_overrides
-from test_resume import _half_written, assert_same, wait_until
-from test_train_net import CONFIG, RUN, shapes, train_net  # noqa: F401
+import pytest
+from conftest import start_python
+from detection_helpers import CONFIG, RUN, TOOL, as_overrides, train_net
+from process_helpers import assert_same, half_written, wait_until
 
 from randwire_det.detection.checkpointer import CHECKPOINTS, newest_checkpoint
 from randwire_det.run.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow_suite
 
 EVERYTHING = {  # that has a state or draws lots
     "SOLVER.EMA_DECAY": 0.9,
@@ -30,7 +30,7 @@ EVERYTHING = {  # that has a state or draws lots
 }
 
 
-def test_a_run_killed_at_any_moment_ends_as_the_one_that_was_not(shapes, tmp_path):  # noqa: F811
+def test_a_run_killed_at_any_moment_ends_as_the_one_that_was_not(shapes, tmp_path):
     """Half of the kills at a random moment, half while a checkpoint is being written."""
     unbroken, output = tmp_path / "unbroken", tmp_path / "killed"
     done = train_net(shapes, changes=EVERYTHING | {"OUTPUT_DIR": unbroken})
@@ -40,7 +40,7 @@ def test_a_run_killed_at_any_moment_ends_as_the_one_that_was_not(shapes, tmp_pat
     for number in range(4):
         process = _start(shapes, output, workers=number % 3)
         if number % 2:
-            old, size = set(_half_written(output)), rng.randrange(300_000)
+            old, size = set(half_written(output)), rng.randrange(300_000)
             _read_until_it_saves(process, times=rng.randrange(2, 4))
             wait_until(process, lambda old=old, size=size: _any_longer(output, old, size))
         else:
@@ -62,13 +62,10 @@ def test_a_run_killed_at_any_moment_ends_as_the_one_that_was_not(shapes, tmp_pat
 def _start(root, output, *, workers):
     # The number of workers is nothing that a result depends on.
     changes = {"OUTPUT_DIR": output, "DATALOADER.NUM_WORKERS": workers}
-    tool = [sys.executable, REPO / "tools" / "train_net.py", "--config-file", CONFIG, "--resume"]
-    return subprocess.Popen(
-        [*map(str, tool), *as_overrides(RUN | EVERYTHING | changes)],
-        stdout=subprocess.PIPE,
+    return start_python(
+        *[TOOL, "--config-file", CONFIG, "--resume", *as_overrides(RUN | EVERYTHING | changes)],
         stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
+        env={"DETECTRON2_DATASETS": str(root)},
     )
 
 
@@ -84,7 +81,7 @@ def _read_until_it_saves(process, *, times):
 
 def _any_longer(output, old, size):
     """Whether a checkpoint that is being written has more bytes than `size`."""
-    for path in set(_half_written(output, "model")) - old:
+    for path in set(half_written(output, "model")) - old:
         try:
             if path.stat().st_size > size:
                 return True

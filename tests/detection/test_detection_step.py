@@ -7,13 +7,12 @@ from statistics import median
 
 import pytest
 import torch
-from detection_helpers import one_input, tiny_config
+from detection_helpers import RUN, one_input, tiny_config
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
-from test_train_net import RUN, shapes  # noqa: F401
 
 from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.detection.step import TrainStep
@@ -145,7 +144,7 @@ def test_the_average_is_that_of_a_plain_loop(detector):
 
 
 @pytest.fixture
-def registered(shapes):  # noqa: F811
+def registered(shapes):
     cfg = tiny_config(**RUN | {"MODEL.DEVICE": "cpu"})
     register_coco_datasets(cfg, str(shapes))
     yield

@@ -12,14 +12,13 @@ import pytest
 import torch
 import yaml
 from conftest import assert_refused, run_tool
-from detection_helpers import tiny_config, tiny_detector
+from detection_helpers import resnet, save_baseline, save_classifier, tiny_config, tiny_detector
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
-from test_checkpointer import resnet, save_baseline, save_classifier
 
 from randwire_det import UsageError, UserError
 from randwire_det.coco.report.drawing import class_colour

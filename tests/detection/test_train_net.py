@@ -4,73 +4,16 @@ import json
 import os
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from conftest import run_tool
-from detection_helpers import TINY, as_overrides
-from PIL import Image
+from detection_helpers import CLASSES, CONFIG, TINY, as_overrides, refused, train_net
 
 from randwire_det.detection import commands
 from randwire_det.detection.config import read_config
 from randwire_det.run.checkpoint import load_checkpoint
 
-CONFIG = "base_faster_rcnn_fpn.yaml"
-CLASSES = ["square", "wide", "tall"]
-RUN = TINY | {
-    "MODEL.DEVICE": "cuda",  # there may be none: the tool must see to that
-    "DATASETS.COCO": "[['shapes', 'shapes.json', 'images']]",
-    "DATASETS.TRAIN": "('shapes',)",
-    "DATASETS.TEST": "('shapes',)",
-    "DATALOADER.NUM_WORKERS": 0,
-    "INPUT.MIN_SIZE_TRAIN": "(96,)",
-    "INPUT.MIN_SIZE_TEST": 96,
-    "SOLVER.IMS_PER_BATCH": 2,
-    "SOLVER.BASE_LR": 0.001,
-    "SOLVER.STEPS": "()",
-    "SOLVER.WARMUP_ITERS": 0,
-    "SEED": 5,
-}
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """A DETECTRON2_DATASETS folder with four images of bright boxes, in COCO format."""
-    root = tmp_path_factory.mktemp("datasets")
-    (root / "images").mkdir()
-    rng, images, annotations = np.random.default_rng(0), [], []
-    for image_id in range(1, 5):
-        pixels = rng.integers(0, 80, (96, 128, 3), dtype=np.uint8)
-        for category, (width, height) in enumerate([(40, 40), (60, 20), (20, 60)], start=1):
-            x, y = int(rng.integers(0, 128 - width)), int(rng.integers(0, 96 - height))
-            pixels[y : y + height, x : x + width] = 200
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": [x, y, width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
-                }
-            )
-        Image.fromarray(pixels).save(root / "images" / f"{image_id}.png")
-        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 128, "height": 96})
-    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
-    content = {
-        "info": {},
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
-    (root / "shapes.json").write_text(json.dumps(content))
-    return root
-
-
-def train_net(shapes, *options, changes=None, overrides=(), **kwargs):
-    keys = as_overrides(RUN | (changes or {}))
-    env = {"DETECTRON2_DATASETS": str(shapes)}
-    return run_tool("train_net.py", "--config-file", CONFIG, *options, *keys, *overrides, env=env)
+pytestmark = pytest.mark.slow_suite
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +94,6 @@ def test_eval_only_gives_the_ap_of_the_training(shapes, trained, tmp_path):
         lines = [line for line in done.stdout.splitlines() if "copypaste: " in line]
         assert lines[-2].endswith("AP,AP50,AP75,APs,APm,APl")
         assert len(lines[-1].split(",")) == 6
-
-
-def refused(done, status, *fragments):
-    """One line for the user's mistake, after whatever detectron2 logged before it."""
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    for fragment in fragments:
-        assert str(fragment) in line
 
 
 class Bomb:

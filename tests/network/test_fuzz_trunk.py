@@ -3,6 +3,7 @@
 import contextlib
 import copy
 
+import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from reference import by_modules, evaluate
 from randwire_det.network import RandWire
 from randwire_det.spec import NetworkSpec, StageSpec
 from randwire_det.spec.generator import generate
+
+pytestmark = pytest.mark.slow_suite
 
 # The same examples each time: a failure is of the change that is tested, and not of the day.
 # It is not made smaller, which takes minutes.

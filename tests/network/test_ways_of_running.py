@@ -37,6 +37,7 @@ fused_too = pytest.mark.parametrize("fused", [False, True], ids=["trunk", "fused
 
 
 @fused_too
+@pytest.mark.slow_suite
 def test_export_takes_other_batches_and_sizes(fused):
     """In grad mode, as it is by default; torch.onnx.export(dynamo=True) begins with it."""
     trunk = trunk_of(fused)
@@ -65,6 +66,7 @@ def test_jit_trace_with_its_default_check(fused):
 
 @fused_too
 @torch.no_grad()
+@pytest.mark.slow_suite
 def test_compile_as_one_graph_for_every_batch(fused, monkeypatch):
     monkeypatch.setattr(wiring, "PART_BYTES", 1)
     torch.compiler.reset()
@@ -75,6 +77,7 @@ def test_compile_as_one_graph_for_every_batch(fused, monkeypatch):
         assert_close(compiled(image), trunk(image))
 
 
+@pytest.mark.slow_suite
 def test_the_first_compile_of_a_process_is_one_graph():
     """What is derived on first use takes a lock on Python 3.11 and older, which is no graph."""
     program = """
@@ -92,6 +95,7 @@ with torch.no_grad():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow_suite
 def test_an_edge_is_dropped_in_a_compiled_step():
     torch.compiler.reset()
     trunk, image = trunk_of(training=True), image_of()

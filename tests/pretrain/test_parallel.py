@@ -3,17 +3,23 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import REPO, run_python
-from pretrain_helpers import make_folders, metrics, start, tiny, tiny_file, tool
-from test_resume import _lines, assert_same, assert_same_run, wait_until
+from conftest import REPO, run_python, run_tool, start_python
+from pretrain_helpers import (
+    assert_same_run,
+    make_folders,
+    metric_lines,
+    metrics,
+    start,
+    tiny,
+    tiny_file,
+    tool,
+)
+from process_helpers import assert_same, child_of, free_port, wait_until
 
 from pretrain import data, recipe, resume
 from pretrain.engine import Trainer
@@ -24,13 +30,9 @@ from randwire_det.run import parallel
 from randwire_det.run.checkpoint import load_checkpoint
 from randwire_det.run.launch import _meeting_point
 
+pytestmark = pytest.mark.slow_suite
+
 TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def one_step(world, cfg):
@@ -79,12 +81,11 @@ def test_two_processes_have_the_gradients_and_counts_of_one(colours, tmp_path, p
         assert theirs[2] == result
 
 
-def launch(launcher, *args, **more):
-    command = {
-        "--num-gpus": [TOOL, *args, "--num-gpus", 2],
-        "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", 2, TOOL, *args],
-    }[launcher]
-    return run_python(*command, timeout=200, **more)
+def launch(launcher, *args):
+    if launcher == "--num-gpus":
+        return run_tool("pretrain_imagenet.py", *args, "--num-gpus", 2, timeout=200)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", 2]
+    return run_python(*torchrun, TOOL, *args, timeout=200)
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +141,11 @@ def test_the_checkpoint_loads_in_the_detector_with_no_step_between(two):
 
 def test_torchrun_restarts_a_killed_run_and_it_goes_on_by_itself(colours, two, tmp_path):
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        [
-            *[sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"],
-            *["--max-restarts", "1", TOOL, "--config-file", tiny_file(colours, output)],
-            *map(str, SHORT),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    process = start_python(
+        *["-m", "torch.distributed.run", "--nproc-per-node", 2, "--max-restarts", 1, TOOL],
+        *["--config-file", tiny_file(colours, output), *SHORT],
     )
-    wait_until(process, lambda: len(resume.checkpoints(output)) >= 1 and _lines(output) >= 12)
+    wait_until(process, lambda: len(resume.checkpoints(output)) >= 1 and metric_lines(output) >= 12)
     os.kill(child_of(process.pid), signal.SIGKILL)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
@@ -163,7 +157,7 @@ def test_sigterm_to_the_launcher_stops_all_processes_at_one_step(colours, two, t
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "--num-gpus", 2, *SHORT)
-    wait_until(process, lambda: _lines(output) >= 5)
+    wait_until(process, lambda: metric_lines(output) >= 5)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (EXIT_STOPPED, "")
@@ -176,7 +170,7 @@ def test_sigterm_to_the_launcher_stops_all_processes_at_one_step(colours, two, t
 def test_the_reason_is_told_of_whichever_process_was_asked_to_stop(colours, tmp_path):
     config = tiny_file(colours, tmp_path / "run")
     process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
-    wait_until(process, lambda: _lines(tmp_path / "run") >= 1)
+    wait_until(process, lambda: metric_lines(tmp_path / "run") >= 1)
     os.kill(child_of(process.pid), signal.SIGTERM)  # not the first, which is the one that speaks
     out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (EXIT_STOPPED, "")
@@ -187,7 +181,7 @@ def test_processes_whose_launcher_was_killed_stop_too(colours, tmp_path):
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
-    wait_until(process, lambda: _lines(output) >= 1)
+    wait_until(process, lambda: metric_lines(output) >= 1)
     process.kill()
     out, _ = process.communicate(timeout=100)  # ends when the last of them has closed its stdout
     assert "stopped  by the end of its launcher" in out
@@ -227,17 +221,12 @@ def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
-    wait_until(process, lambda: _lines(output) >= 1)
+    wait_until(process, lambda: metric_lines(output) >= 1)
     os.kill(child_of(process.pid), signal.SIGKILL)
     _, err = process.communicate(timeout=100)
     assert process.returncode != 0
     assert "process 1 was killed by SIGKILL" in err
     assert "Traceback" not in err and len(err.splitlines()) == 2  # the other: a lost connection
-
-
-def child_of(pid):
-    """The last process that `pid` has started."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
 
 
 def test_what_was_refused_is_refused_when_torchrun_starts_it_again(monkeypatch):

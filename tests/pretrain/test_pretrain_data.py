@@ -9,7 +9,6 @@ import shutil
 import signal
 import struct
 import warnings
-import zlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 import torch
 from conftest import REPO, run_python
 from PIL import Image
-from pretrain_helpers import EPOCH_LENGTH, make_folders, message_of, tiny
+from pretrain_helpers import EPOCH_LENGTH, bomb, make_folders, message_of, tiny
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import RandomResizedCrop
 
@@ -515,15 +514,6 @@ def text(path):
 
 def gone(path):
     path.unlink()
-
-
-def bomb(path):
-    """A PNG of 65,000 x 65,000 pixels, as its header has it."""
-    chunks = b"\x89PNG\r\n\x1a\n"
-    header = struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
-    for chunk in (b"IHDR" + header, b"IDAT" + zlib.compress(b"")):
-        chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(chunks)
 
 
 BREAKAGES = [truncated, zero_bytes, text, gone, bomb]

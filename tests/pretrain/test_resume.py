@@ -4,69 +4,35 @@ import os
 import random
 import resource
 import signal
-import time
 
 import pytest
 import torch
 from pretrain_helpers import (
     EPOCH_LENGTH,
     TOTAL,
+    assert_same_run,
     make_folders,
     message_of,
+    metric_lines,
     metrics,
     start,
     tiny,
     tiny_file,
     tool,
 )
+from process_helpers import assert_same, half_written, wait_until
 
 from pretrain import commands, resume
 from randwire_det.errors import EXIT_STOPPED, UsageError
 from randwire_det.run.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow_suite
 
 EVERYTHING = [  # that has a state or draws lots
     *["SOLVER.EMA_DECAY", 0.9, "SOLVER.AMP", "fp16", "SOLVER.MIXUP", 0.2, "SOLVER.CUTMIX", 1.0],
     *["MODEL.EDGE_DROP", 0.5, "INPUT.TRIVIAL_AUGMENT", True, "INPUT.RANDOM_ERASE", 0.5],
     *["SOLVER.EPOCHS", 6, "LOG_PERIOD", 2],
 ]
-
-
-def assert_same(one, other, where=""):
-    """Two nests of dicts and lists with equal tensors and values."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}[{number}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
-def assert_same_run(folder, reference):
-    """Weights, average, optimizer, scaler, progress, and the lines of the metrics."""
-    names = sorted(path.name for path in reference.glob("*.pth"))
-    assert sorted(path.name for path in folder.glob("*.pth")) == names
-    for name in names:
-        one, other = (vars(load_checkpoint(each / name)) for each in (folder, reference))
-        folders = {"path": None, "config": None}  # the config names another OUTPUT_DIR
-        assert_same(one | folders, other | folders, name)
-
-    def told(folder):
-        return [line | {"images_per_second": 0} for line in metrics(folder)]
-
-    assert told(folder) == told(reference)
-
-
-def wait_until(process, condition):
-    deadline = time.monotonic() + 100
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
 
 
 # --- kills
@@ -81,22 +47,22 @@ def everything(colours, tmp_path_factory):
     return output
 
 
-def test_a_run_killed_a_dozen_times_ends_as_the_one_that_was_not(colours, everything, tmp_path):
+def test_a_run_killed_again_and_again_ends_as_the_one_that_was_not(colours, everything, tmp_path):
     """Half of the kills at a random moment, half while a checkpoint is being written."""
     rng, output = random.Random(1), tmp_path / "run"
     config = tiny_file(colours, output)
     reached = set()
-    for number in range(12):
+    for number in range(6):  # each number of workers with both kinds
         # The number of workers is nothing that a result depends on.
         workers = ["DATA.NUM_WORKERS", number % 3, "CHECKPOINT_PERIOD", 1 / EPOCH_LENGTH]
         process = start("--config-file", config, "--resume", *EVERYTHING, *workers)
         if number % 2:
             # Until it has trained for a while of its own, at another point each time.
-            lines = _lines(output) + rng.randrange(1, 5)
-            wait_until(process, lambda lines=lines: _lines(output) >= lines)
+            lines = metric_lines(output) + rng.randrange(1, 5)
+            wait_until(process, lambda lines=lines: metric_lines(output) >= lines)
         else:
-            old = set(_half_written(output))
-            wait_until(process, lambda old=old: set(_half_written(output, "checkpoint")) - old)
+            old = set(half_written(output))
+            wait_until(process, lambda old=old: set(half_written(output, "checkpoint")) - old)
         process.send_signal(signal.SIGKILL)
         process.stdout.close(), process.stderr.close()  # which its workers keep open for seconds
         process.wait()
@@ -107,18 +73,9 @@ def test_a_run_killed_a_dozen_times_ends_as_the_one_that_was_not(colours, everyt
     status, out, err = tool("--config-file", config, "--resume", *EVERYTHING)
     assert status == 0, err
     assert f"after iteration {max(reached)}" in out
-    assert not _half_written(output)
+    assert not half_written(output)
     _only_the_periods_of(output, everything)
     assert_same_run(output, everything)
-
-
-def _lines(output):
-    path = output / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _half_written(output, name=""):
-    return list(output.glob(f".{name}*.tmp")) if output.exists() else []
 
 
 def _only_the_periods_of(output, reference):
@@ -134,7 +91,7 @@ def test_killed_before_the_first_checkpoint_it_starts_anew(colours, tmp_path):
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "CHECKPOINT_PERIOD", 5)
-    wait_until(process, lambda: _lines(output) >= 3)
+    wait_until(process, lambda: metric_lines(output) >= 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     status, out, _ = tool("--config-file", config, "--resume", "SOLVER.EPOCHS", 3)
@@ -151,7 +108,7 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_later(colours, unbroken,
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "DATA.NUM_WORKERS", 2, start_new_session=True)
-    wait_until(process, lambda: _lines(output) >= 12)
+    wait_until(process, lambda: metric_lines(output) >= 12)
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (EXIT_STOPPED, "")
@@ -241,7 +198,7 @@ def test_a_full_disk_is_one_line_and_the_older_file_stays(colours, copied):
     assert process.returncode == 1
     assert len(err.splitlines()) == 1 and "could not be written" in err
     assert [path.name for path in resume.checkpoints(copied)] == [older.name]
-    assert older.read_bytes() == before and not _half_written(copied)
+    assert older.read_bytes() == before and not half_written(copied)
 
 
 def test_divergence_leaves_the_last_checkpoint(colours, copied):
@@ -271,7 +228,7 @@ def test_a_second_process_in_the_same_folder_is_refused(colours, tmp_path):
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "SOLVER.EPOCHS", 500)
-    wait_until(process, lambda: _lines(output) >= 1)
+    wait_until(process, lambda: metric_lines(output) >= 1)
     message = message_of(commands.train, tiny(colours, output), resuming=True)
     assert "another process is writing into it" in message
     process.kill()

@@ -196,7 +196,7 @@ path, rng = sys.argv[1], random.Random(0)
 spec = generate("er", seed=1, regime="small", channels=1, nodes=1, p=0)
 
 def write(step):
-    model = {"weight": torch.full((4_000_000,), step)}
+    model = {"weight": torch.full((1_000_000,), step)}
     save_checkpoint(path, kind="classifier", model=model, spec=spec, preprocessing=Preprocessing(),
                     progress={"step": step})
 
@@ -227,6 +227,7 @@ print("whole every time")
 """
 
 
+@pytest.mark.slow_suite
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     done = run_python("-c", KILL_WRITERS, tmp_path / "model.pth")
     assert (done.stdout, done.returncode) == ("whole every time\n", 0), done.stderr

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
-from detection_helpers import as_overrides
+from detection_helpers import CONFIG, RUN, as_overrides
 from pretrain_helpers import make_folders, tiny_file
-from test_train_net import CONFIG, RUN, shapes  # noqa: F401
 
 from randwire_det.run import launch
 
@@ -82,7 +81,7 @@ def pretraining(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def detection(shapes, tmp_path_factory):  # noqa: F811
+def detection(shapes, tmp_path_factory):
     root = tmp_path_factory.mktemp("many")
     content = json.loads((shapes / "shapes.json").read_text())
     images, annotations = [], []

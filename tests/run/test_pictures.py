@@ -11,7 +11,7 @@ from detection_helpers import tiny_config
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image
 from PIL import Image
-from test_pretrain_data import bomb
+from pretrain_helpers import bomb
 from torch import nn
 
 from pretrain import data

@@ -9,10 +9,9 @@ import time
 
 import pytest
 import torch
-from detection_helpers import tiny_config
+from detection_helpers import RUN, tiny_config
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from pretrain_helpers import message_of, tiny
-from test_train_net import RUN, shapes  # noqa: F401
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain import data
@@ -22,6 +21,8 @@ from randwire_det.errors import EXIT_STOPPED
 from randwire_det.run.parallel import World
 from randwire_det.run.stopping import AskedToStop, Stopping
 from randwire_det.run.workers import Workers, batches_of
+
+pytestmark = pytest.mark.slow_suite
 
 ALONE = World()
 NEW_MOUNTS, RECURSIVE_PRIVATE = 0x20000, 0x4000 | 0x40000  # CLONE_NEWNS, MS_REC | MS_PRIVATE
@@ -65,7 +66,7 @@ def in_small_shared_memory(size, calls, path):
 
 def test_shared_memory_that_is_too_small_ends_the_run_in_one_line(
     colours,
-    shapes,  # noqa: F811
+    shapes,
     tmp_path,
     capfd,
 ):
@@ -117,7 +118,7 @@ class Stuck(Dataset):
         time.sleep(1000)
 
 
-@pytest.mark.parametrize("workers", [0, 4])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_ends_a_wait_that_has_no_end(workers):
     loader = DataLoader(Stuck(), num_workers=workers, worker_init_fn=Workers())
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()

@@ -117,10 +117,6 @@ def config_in(folder, *test_sets, **changes):
     return config(OUTPUT_DIR=folder, **{"DATASETS.TEST": repr(test_sets or (DATASET,))} | changes)
 
 
-def test_the_columns_are_those_of_the_reports():
-    assert all(tuple(row) == METRICS for row in TABLE5.values())
-
-
 @pytest.mark.parametrize(
     ("changes", "name"),
     [

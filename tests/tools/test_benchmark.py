@@ -8,6 +8,8 @@ from conftest import assert_refused, run_tool
 
 from randwire_det.benchmark import measure
 
+pytestmark = pytest.mark.slow_suite
+
 SMALL = ["--rounds", 1, "--batch", 2, "--size", 64, "--channels", 16, "--threads", 1]
 
 

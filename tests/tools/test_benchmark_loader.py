@@ -8,6 +8,8 @@ import pytest
 from conftest import assert_refused, run_tool
 from pretrain_helpers import make_folders, tiny_file
 
+pytestmark = pytest.mark.slow_suite
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

@@ -12,6 +12,8 @@ from PIL import Image
 
 from randwire_det.run.stopping import AskedToStop
 
+pytestmark = pytest.mark.slow_suite
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):

@@ -3,6 +3,8 @@
 import pytest
 from conftest import REPO, run_tool
 
+pytestmark = pytest.mark.slow_suite
+
 # Modules that a tool imports, and no commands themselves.
 TOOLS = sorted(path.name for path in (REPO / "tools").glob("*.py") if path.stem != "demo_report")
 

@@ -17,6 +17,8 @@ from PIL import Image
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
+pytestmark = pytest.mark.slow_suite
+
 TOOL = REPO / "tools" / "make_digits.py"
 SPEC = importlib.util.spec_from_file_location("make_digits", TOOL)
 maker = sys.modules["make_digits"] = importlib.util.module_from_spec(SPEC)

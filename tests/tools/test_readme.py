@@ -9,6 +9,8 @@ from PIL import Image
 
 from randwire_det.run.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow_suite
+
 README = (REPO / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
