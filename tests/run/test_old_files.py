@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from detection_helpers import CLASSES, train_net
 from pretrain_helpers import message_of, tiny
-from test_train_net import CLASSES, shapes, train_net  # noqa: F401
 
 from pretrain import commands
 from randwire_det.config.network_keys import stored_values
@@ -58,7 +58,7 @@ def test_a_pretraining_is_evaluated_and_goes_on(colours, tmp_path, kind):
     assert (path.parent / "checkpoint_00000018.pth").exists()
 
 
-def test_a_detector_loads_and_is_evaluated(shapes, tmp_path):  # noqa: F811
+def test_a_detector_loads_and_is_evaluated(shapes, tmp_path):
     path = unpacked("detector", tmp_path / "run" / "model_0000000.pth")
     _, cfg, classes = load_detector(path, "cpu")
     assert (cfg.MODEL.RANDWIRE.NODES, classes) == (4, CLASSES)
@@ -67,7 +67,7 @@ def test_a_detector_loads_and_is_evaluated(shapes, tmp_path):  # noqa: F811
     assert done.returncode == 0, done.stderr
 
 
-def test_a_detector_starts_from_a_classifier(shapes, tmp_path):  # noqa: F811
+def test_a_detector_starts_from_a_classifier(shapes, tmp_path):
     path = unpacked("classifier", tmp_path / "run" / "checkpoint_00000009.pth")
     keys = {"MODEL.RANDWIRE.NODES": 3, "MODEL.RANDWIRE.P": 0.5}
     keys |= {"MODEL.PIXEL_MEAN": [90.0, 100.5, 110.0], "MODEL.PIXEL_STD": [60.0, 65.0, 70.0]}
