@@ -1,7 +1,7 @@
 """Every tool tells its defaults and an example, and the example's command is one that exists."""
 
 import pytest
-from conftest import REPO, run_tool
+from conftest import REPO, run_python, run_tool
 
 pytestmark = pytest.mark.slow_suite
 
@@ -11,7 +11,7 @@ TOOLS = sorted(path.name for path in (REPO / "tools").glob("*.py") if path.stem 
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_help_states_defaults_and_an_example(name):
-    done = run_tool(name, "--help")
+    done = run_python(REPO / "tools" / name, "--help")  # the one test with a fresh Python for each
     assert done.returncode == 0, done.stderr
     text = done.stdout.lower()
     assert "default" in text
