@@ -17,7 +17,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..coco.classes import check_classes
 from ..coco.datasets import check_datasets
-from ..coco.lint import IMAGE_CHECKS, check_configured_datasets
+from ..coco.lint import check_configured_datasets
 from ..config.network_keys import spec_from_config
 from ..config.values import did_you_mean
 from ..errors import UsageError, UserError
@@ -66,10 +66,6 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH {batch}: expected a multiple of {reference}, the number of"
             f" {'processes' if reference == processes else 'SOLVER.REFERENCE_WORLD_SIZE'}"
-        )
-    if cfg.DATASETS.CHECK not in ("off", *IMAGE_CHECKS):
-        raise UsageError(
-            f"DATASETS.CHECK {cfg.DATASETS.CHECK!r}: expected off, {', '.join(IMAGE_CHECKS)}"
         )
     check_model(cfg)
     for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
+from ..coco.lint import IMAGE_CHECKS
 from ..config.files import flat
 from ..config.values import check_choices, check_ranges
 from ..errors import UsageError, UserError
@@ -67,6 +68,7 @@ RANGES = {
 }
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 CHOICES = {
+    "DATASETS.CHECK": ("off", *IMAGE_CHECKS),
     "INPUT.FORMAT": ("RGB", "BGR"),
     "DATALOADER.SAMPLER_TRAIN": (
         "TrainingSampler",

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -29,7 +30,8 @@ def progress(
         what: the items are, such as "pictures".
     """
     began = told = time.monotonic()
-    with bar(items, total=total, desc=what) as shown, logging_redirect_tqdm():
+    shown = bar(items, total=total, desc=what)
+    with shown, nullcontext() if shown.disable else logging_redirect_tqdm():
         for done, item in enumerate(shown, start=1):
             yield item
             if shown.disable and (now := time.monotonic()) > told + PERIOD:

@@ -1,12 +1,17 @@
 """How a command ends, alone and as one process of several."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPO, run_python
+
+from randwire_det.errors import UsageError
+from randwire_det.run import cli
 
 SCRIPT = """
 import atexit, sys
@@ -100,3 +105,27 @@ def test_ctrl_c_during_an_import_is_no_traceback(tmp_path):
     for name in IMPORTS:
         assert interrupted(name, "torch") == [True, 130, "interrupted\n"], name
     assert interrupted("train_net.py", "detectron2") == [True, 130, "interrupted\n"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "visible", "device"),
+    [
+        ("cpu", 2, "cpu"),
+        ("cuda", 2, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+        ("cuda:1", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("auto", 0, "cpu"),
+    ],
+)
+def test_the_device_that_is_chosen(wanted, visible, device, caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    assert cli.choose_device(wanted, logging.getLogger("test")) == device
+    assert ("No CUDA device" in caplog.text) == (wanted == "cuda:1" and not visible)
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "mps", "meta", "cuda:2", "cpu:2"])
+def test_a_device_that_there_is_not_is_refused(wanted, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=f"device '{wanted}': .*cuda:1 or cpu"):
+        cli.choose_device(wanted, logging.getLogger("test"))
