@@ -128,7 +128,7 @@ def papers_runs(root):
     return [*runs, papers_run(root / "resnet50", 0, 1, architecture=resnet50)]
 
 
-def detector_run(folder, ap=39.0, *, file="faster_rcnn_randwire_c109.yaml", iteration=LAST, **keys):
+def detector_run(folder, ap=39.0, *, iteration=LAST, **keys):
     """The OUTPUT_DIR of an evaluated run; `keys` are the config's, with __ for the dot.
 
     Its six figures are `ap`, `ap` + 1, and so on.
@@ -137,7 +137,7 @@ def detector_run(folder, ap=39.0, *, file="faster_rcnn_randwire_c109.yaml", iter
     overrides = [
         str(word) for key, value in changes.items() for word in (key.replace("__", "."), value)
     ]
-    cfg = read_config(file, overrides)
+    cfg = read_config("faster_rcnn_randwire_c109.yaml", overrides)
     metrics = {name: ap + n for n, name in enumerate(METRICS)} | {"AP-cat": ap}
     per_set = {name: {"bbox": metrics} for name in cfg.DATASETS.TEST}
     results = per_set if len(per_set) > 1 else {"bbox": metrics}

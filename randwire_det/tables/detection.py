@@ -15,7 +15,6 @@ from .rows import Result, Row, check_once, gather
 
 VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
-
 PAPERS, OTHERS = "Table 5: here / paper", "Other runs"  # headings
 
 
