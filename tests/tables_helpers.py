@@ -12,7 +12,6 @@ from randwire_det import generate
 from randwire_det.coco.metrics import METRICS
 from randwire_det.detection.config import read_config
 from randwire_det.detection.results import record_evaluation
-from randwire_det.network import RandWireClassifier
 from randwire_det.run.checkpoint import Preprocessing, save_checkpoint
 
 TOOL = "tables.py"
@@ -37,19 +36,10 @@ def spread(values):
     return pytest.approx((statistics.fmean(values), statistics.stdev(values)))
 
 
-def classifier_run(
-    folder,
-    spec=None,
-    *,
-    weights=None,
-    architecture=None,
-    classes=THREE,
-    iteration=500,
-    top1=50.0,
-    top5=90.0,
-    **keys,
-):
-    """The OUTPUT_DIR of a finished run; `keys` are the config's, with __ for the dot."""
+def classifier_run(folder, spec=None, *, architecture=None, classes=THREE, **keys):
+    """The OUTPUT_DIR of a finished run; `keys` are its progress's, or the config's, __ for dots."""
+    progress = {"epoch": 100, "iteration": 500, "top1": 50.0, "top5": 90.0}
+    progress |= {key: keys.pop(key) for key in progress if key in keys}
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(folder)
     for key, value in ({"INPUT__SIZE": 32, "MODEL__HEAD_CHANNELS": 16} | keys).items():
@@ -57,12 +47,12 @@ def classifier_run(
     save_checkpoint(
         folder / "model_final.pth",
         kind="baseline" if architecture else "classifier",
-        model=weights or {},  # no summary needs any
+        model={},  # no table needs any weights
         spec=spec,
         architecture=architecture,
         preprocessing=Preprocessing(input_size=cfg.INPUT.SIZE),
         classes=classes,
-        progress={"epoch": 100, "iteration": iteration, "top1": top1, "top5": top5},
+        progress=progress,
         config=cfg.dump(),
     )
     return folder
@@ -94,10 +84,6 @@ def evaluation(folder, size, top1, top5=95.0, images=50_000, weights="model_fina
         file.write(json.dumps(row) + "\n")
 
 
-def tiny_model(seed):
-    return RandWireClassifier(tiny_spec(seed=seed), len(THREE), head_channels=16)
-
-
 def classifier_seeds(folder):
     """Three wirings of one network, trained from three seeds, on other machines."""
     machines = [("cpu", 0, "a"), ("cuda", 4, "b"), ("cuda:1", 8, "c")]
@@ -105,7 +91,6 @@ def classifier_seeds(folder):
         classifier_run(
             folder / f"seed{seed}",
             tiny_spec(seed=seed),
-            weights=tiny_model(seed).state_dict(),
             top1=top1,
             top5=80.0 + seed,
             MODEL__RANDWIRE__SEED=seed,
@@ -133,7 +118,7 @@ def papers_runs(root):
     return [*runs, papers_run(root / "resnet50", 0, 1, architecture=resnet50)]
 
 
-def detector_run(folder, ap=39.0, *, file="faster_rcnn_randwire_c109.yaml", iteration=LAST, **keys):
+def detector_run(folder, ap=39.0, *, iteration=LAST, **keys):
     """The OUTPUT_DIR of an evaluated run; `keys` are the config's, with __ for the dot.
 
     Its six figures are `ap`, `ap` + 1, and so on.
@@ -142,7 +127,7 @@ def detector_run(folder, ap=39.0, *, file="faster_rcnn_randwire_c109.yaml", iter
     overrides = [
         str(word) for key, value in changes.items() for word in (key.replace("__", "."), value)
     ]
-    cfg = read_config(file, overrides)
+    cfg = read_config("faster_rcnn_randwire_c109.yaml", overrides)
     metrics = {name: ap + n for n, name in enumerate(METRICS)} | {"AP-cat": ap}
     per_set = {name: {"bbox": metrics} for name in cfg.DATASETS.TEST}
     results = per_set if len(per_set) > 1 else {"bbox": metrics}

@@ -26,7 +26,9 @@ from randwire_det.tables.rows import Row
 
 def parse_args():
     parser = cli.parser(
-        __doc__, "python tools/tables.py output/pretrain/randwire_ws_c109_seed* --format markdown"
+        __doc__,
+        "python tools/tables.py output/pretrain/randwire_ws_c109_seed* output/pretrain/resnet50"
+        " output/faster_rcnn_c109_seed* --format markdown",
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="OUTPUT_DIR", help="of a run")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")

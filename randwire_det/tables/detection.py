@@ -16,7 +16,6 @@ from .rows import Result, Row, check_once, gather
 VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
 TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
-
 PAPERS, OTHERS = "Table 5: here / paper", "Other runs"  # headings
 
 

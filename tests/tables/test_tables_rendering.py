@@ -54,6 +54,7 @@ def parsed(text):
         assert heading and blank == ""
         table = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
         assert all(line[0] == line[-1] == "|" for line in lines)
+        assert len({len(cells) for cells in table}) == 1
         assert set("".join(table[1])) == {"-"}
         tables[heading] = [dict(zip(table[0], cells, strict=True)) for cells in table[2:]]
     return tables
