@@ -44,7 +44,8 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             lambda: _prepare(cfg, resuming, world)
         )
         total = cfg.SOLVER.EPOCHS * (len(train_data) // cfg.SOLVER.BATCH_SIZE)
-        start = checkpoint.progress["iteration"] if checkpoint else 0
+        before = resume.Progress.of(checkpoint) if checkpoint else None
+        start = before.iteration if before else 0
         if start == total and (output / resume.FINAL).exists():
             logger.info(f"done     {output} holds a finished run: nothing is left to do")
             return 0
@@ -67,9 +68,10 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         if checkpoint is not None:
             world.together(partial(trainer.restore, checkpoint))
             logger.info(f"resume   {checkpoint.path}, after iteration {start} of {total}")
-            before = checkpoint.progress["processes"]
-            if before != world.size:
-                logger.info(f"resume   that was with {before} processes: sums differ in rounding")
+            if before.processes != world.size:
+                logger.info(
+                    f"resume   that was with {before.processes} processes: sums differ in rounding"
+                )
             del checkpoint  # as large as the model and its optimizer
         elif resuming:
             logger.info(f"resume   {output} holds no checkpoint: starting from scratch")
@@ -79,7 +81,9 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             logger.info("         --resume goes on from there")
             return EXIT_STOPPED
         final = output / resume.FINAL
-        logger.info(f"done     {accuracy(trainer.state)}, weights in {final}; to use them:")
+        logger.info(
+            f"done     {accuracy(vars(trainer.progress))}, weights in {final}; to use them:"
+        )
         logger.info(f"MODEL.WEIGHTS {final}")
         return 0
 

@@ -7,6 +7,7 @@ weights.
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,13 +31,7 @@ from .log import Metrics, accuracy, duration, logger, progress_bar
 
 
 class Trainer:
-    """One run, from `state` to the last epoch.
-
-    Attributes:
-        state: all that a checkpoint keeps besides tensors, as plain data: finished iterations,
-            those of an epoch, images of an epoch, unreadable images met, accuracies in percent
-            (None before the first evaluation), and the losses since the last line of the log.
-    """
+    """One run, from `progress` to the last epoch."""
 
     def __init__(
         self,
@@ -61,17 +56,19 @@ class Trainer:
             world=world,
             epoch_length=self.epoch_length,
         )
-        self.state = {"iteration": 0, "epoch_length": self.epoch_length, "bad_images": 0}
-        self.state |= {"train_images": len(train_data), "train_digest": train_data.digest}
-        self.state |= {"losses": []}
-        self.state |= {"top1": None, "top5": None, "best_top1": None, "best_epoch": None}
-        self.fresh_losses: list[Tensor] = []  # of this process, not in the state yet
+        self.progress = resume.Progress(
+            epoch_length=self.epoch_length,
+            train_images=len(train_data),
+            train_digest=train_data.digest,
+            processes=world.size,
+        )
+        self.fresh_losses: list[Tensor] = []  # of this process, not in the progress yet
         self.bad_paths: list[str] = []
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where the checkpoint (of `resume.find_checkpoint`) stopped."""
         self.learner.restore(checkpoint)
-        self.state = {key: checkpoint.progress[key] for key in self.state}
+        self.progress = replace(resume.Progress.of(checkpoint), processes=self.world.size)
 
     def run(self, stopping: Stopping) -> bool:
         """Train, test and write checkpoints until the last epoch is done, or one is asked to stop.
@@ -82,7 +79,7 @@ class Trainer:
         Raises:
             UserError: the training diverged, an image cannot be read, or the disk is full.
         """
-        first = self.state["iteration"]
+        first = self.progress.iteration
         self.stopping, self.saved_at = stopping, first
         self.metrics = Metrics(self.output, first, enabled=self.world.is_first)
         self.begun, self.begun_at = time.perf_counter(), first
@@ -94,7 +91,7 @@ class Trainer:
             finished = self.train()
             if finished:
                 self.save_weights(resume.FINAL)
-            elif self.saved_at != self.state["iteration"] or self.saved_at == 0:
+            elif self.saved_at != self.progress.iteration or self.saved_at == 0:
                 self.save_checkpoint()
         if self.world.is_first:
             draw_curves(self.metrics.path, self.output / "curves.png", self.epoch_length)
@@ -104,7 +101,7 @@ class Trainer:
         """All epochs and tests that are left; False where a process was asked to stop."""
         try:
             self.test_if_due()  # a checkpoint is written before the test of its iteration
-            begun = self.state["iteration"] // self.epoch_length
+            begun = self.progress.iteration // self.epoch_length
             for epoch in range(begun, self.cfg.SOLVER.EPOCHS):
                 self.train_epoch(epoch)
                 self.test_if_due()
@@ -118,12 +115,12 @@ class Trainer:
         period = max(1, round(cfg.CHECKPOINT_PERIOD * self.epoch_length))
         self.learner.model.train()
         batches = self.train_loader(self.shares(epoch))
-        for _ in range(self.state["iteration"], (epoch + 1) * self.epoch_length):
+        for _ in range(self.progress.iteration, (epoch + 1) * self.epoch_length):
             self.step(
                 self.world.together(lambda: [next(batches) for _ in range(cfg.SOLVER.ACCUMULATE)])
             )
             self.bar.update()
-            iteration = self.state["iteration"]
+            iteration = self.progress.iteration
             if iteration % cfg.LOG_PERIOD == 0 or iteration == self.total:
                 self.report()
             if iteration % period == 0 or iteration == self.total:
@@ -137,18 +134,18 @@ class Trainer:
         plan = epoch_plan(len(self.train_data), cfg.SEED, epoch)
         plan = plan[: self.epoch_length * cfg.SOLVER.BATCH_SIZE]
         plan = plan.reshape(self.epoch_length, world.size, cfg.SOLVER.ACCUMULATE, -1, 2)
-        mine = plan[self.state["iteration"] - epoch * self.epoch_length :, world.rank]
+        mine = plan[self.progress.iteration - epoch * self.epoch_length :, world.rank]
         return list(mine.reshape(-1, *mine.shape[2:]))
 
     def step(self, parts: list[Batch]) -> None:
         """One iteration."""
         # Read later, in bulk: a look at a number waits for a GPU.
-        self.fresh_losses.append(self.learner.step(self.state["iteration"], parts))
+        self.fresh_losses.append(self.learner.step(self.progress.iteration, parts))
         self.bad_paths += [path for part in parts for path in part.bad]
-        self.state["iteration"] += 1
+        self.progress.iteration += 1
 
     def collect(self) -> None:
-        """Take what the latest steps have left in all processes into the state.
+        """Take what the latest steps have left in all processes into the progress.
 
         Raises:
             UserError: a loss that is not finite.
@@ -157,15 +154,15 @@ class Trainer:
             losses = self.world.sum(torch.stack(self.fresh_losses).double()) / self.world.size
             self.fresh_losses = []
             self.world.together(lambda: self.check_losses(losses.tolist()))
-            self.state["losses"] += losses.tolist()
+            self.progress.losses += losses.tolist()
         if self.cfg.DATA.ON_BAD_IMAGE == "skip":
             paths, self.bad_paths = self.world.gather(self.bad_paths), []
             for path in paths:
                 logger.warning(f"skipped  {path}: cannot be read as an image")
-            self.state["bad_images"] += len(paths)
+            self.progress.bad_images += len(paths)
 
     def check_losses(self, losses: list[float]) -> None:
-        for number, loss in enumerate(losses, self.state["iteration"] - len(losses) + 1):
+        for number, loss in enumerate(losses, self.progress.iteration - len(losses) + 1):
             if not np.isfinite(loss):
                 self.diverged(f"the loss is {loss} at iteration {number}")
 
@@ -173,13 +170,13 @@ class Trainer:
         """The last update may have spoilt them after the last loss was still good."""
         for name, value in self.learner.model.state_dict().items():
             if not value.isfinite().all():
-                self.diverged(f"{name} is not finite after iteration {self.state['iteration']}")
+                self.diverged(f"{name} is not finite after iteration {self.progress.iteration}")
 
     def report(self) -> None:
         """Log the latest iterations, or stop the run where one of their losses is not finite."""
         self.collect()
-        iteration, losses = self.state["iteration"], self.state["losses"]
-        self.state["losses"] = []
+        iteration, losses = self.progress.iteration, self.progress.losses
+        self.progress.losses = []
         loss, lr = float(np.mean(losses)), self.learner.optimizer.param_groups[0]["lr"]
         epoch, now = -(-iteration // self.epoch_length), time.perf_counter()
         # Of this start of the run: what was done before it took another time.
@@ -201,7 +198,7 @@ class Trainer:
         )
 
     def diverged(self, problem: str) -> NoReturn:
-        epoch = -(-self.state["iteration"] // self.epoch_length)
+        epoch = -(-self.progress.iteration // self.epoch_length)
         kept = resume.checkpoints(self.output)
         kept = f"{kept[0]} is as it was" if kept else "no checkpoint was written yet"
         raise UserError(
@@ -211,7 +208,7 @@ class Trainer:
 
     def test_if_due(self) -> None:
         """Evaluate after every TEST.PERIOD epochs, and after the last."""
-        iteration, period = self.state["iteration"], self.cfg.TEST.PERIOD * self.epoch_length
+        iteration, period = self.progress.iteration, self.cfg.TEST.PERIOD * self.epoch_length
         if iteration == 0 or (iteration % period and iteration != self.total):
             return
         begun = time.perf_counter()
@@ -229,12 +226,11 @@ class Trainer:
         bad = (
             f"; unreadable images left out: {result['bad_images']}" if result["bad_images"] else ""
         )
-        percent = {key: result[key] for key in ("top1", "top5")}
-        self.metrics.write(epoch=epoch, iteration=iteration, **percent)
-        self.state |= percent
+        top1, top5 = self.progress.top1, self.progress.top5 = result["top1"], result["top5"]
+        self.metrics.write(epoch=epoch, iteration=iteration, top1=top1, top5=top5)
         logger.info(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}, {accuracy(result)}{bad}")
-        if self.state["best_top1"] is None or result["top1"] > self.state["best_top1"]:
-            self.state |= {"best_top1": result["top1"], "best_epoch": epoch}
+        if self.progress.best_top1 is None or top1 > self.progress.best_top1:
+            self.progress.best_top1, self.progress.best_epoch = top1, epoch
             self.save_weights(resume.BEST)
         self.since += time.perf_counter() - begun  # no part of the training's images a second
 
@@ -242,9 +238,9 @@ class Trainer:
         """Write all that it takes to go on, and remove the oldest file of its kind."""
         self.collect()
         self.world.together(self.check_weights)
-        name = resume.CHECKPOINT.format(self.state["iteration"])
-        self.save(name, self.state, **self.learner.state_dict())
-        self.saved_at = self.state["iteration"]
+        name = resume.CHECKPOINT.format(self.progress.iteration)
+        self.save(name, self.progress.to_dict(), **self.learner.state_dict())
+        self.saved_at = self.progress.iteration
         if self.world.is_first:
             self.metrics.flush()
             for path in resume.checkpoints(self.output)[self.cfg.CHECKPOINTS_KEPT :]:
@@ -252,18 +248,17 @@ class Trainer:
 
     def save_weights(self, name: str) -> None:
         """Write the tested model, for use and not to go on from."""
-        progress = {key: value for key, value in self.state.items() if key != "losses"}
+        progress = self.progress.to_dict()
+        del progress["losses"]
         self.save(name, progress, model=self.learner.tested_model.state_dict())
 
     def save(self, name: str, progress: dict, **tensors) -> None:
-        progress = progress | {"epoch": self.state["iteration"] // self.epoch_length}
-
         def write():
             save_checkpoint(
                 self.output / name,
                 preprocessing=self.learner.preprocessing,
                 classes=self.train_data.classes,
-                progress=progress | {"processes": self.world.size},
+                progress=progress,
                 config=self.cfg.dump(),
                 **resume.architecture(self.cfg, self.spec),
                 **tensors,

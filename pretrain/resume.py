@@ -1,5 +1,6 @@
 """What a run needs to go on is in one checkpoint, and nothing goes on that does not fit it."""
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -19,6 +20,42 @@ CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds all that it takes
 FINAL, BEST = "model_final.pth", "model_best.pth"  # weights alone
 KINDS = "classifier", "baseline"  # of checkpoint that a pretraining writes
 FREE = (*same_result.PRETRAINING, "SOLVER.ACCUMULATE")  # what a resumed run may change
+
+
+@dataclass
+class Progress:
+    """How far a run is: all that a checkpoint keeps of it besides tensors, as plain data.
+
+    Attributes:
+        iteration: finished iterations.
+        epoch_length: iterations of an epoch.
+        train_images, train_digest: of the training set: images of an epoch, and their names.
+        processes: that train it together.
+        bad_images: unreadable images met.
+        losses: since the last line of the log.
+        top1, top5, best_top1, best_epoch: accuracies in percent, of the latest evaluation and the
+            best; None before the first.
+    """
+
+    epoch_length: int
+    train_images: int
+    train_digest: str
+    processes: int
+    iteration: int = 0
+    bad_images: int = 0
+    losses: list[float] = field(default_factory=list)
+    top1: float | None = None
+    top5: float | None = None
+    best_top1: float | None = None
+    best_epoch: int | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Progress":
+        """That of a checkpoint to go on from, of `find_checkpoint`."""
+        return cls(**{each.name: checkpoint.progress[each.name] for each in fields(cls)})
+
+    def to_dict(self) -> dict:
+        return vars(self) | {"epoch": self.iteration // self.epoch_length}
 
 
 def architecture(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
@@ -76,7 +113,7 @@ def check_same_run(
         UserError: naming both sides and what to change.
     """
     check_same_network(checkpoint, cfg, spec)
-    path = checkpoint.path
+    path, progress = checkpoint.path, Progress.of(checkpoint)
     then, now = stored_values(checkpoint.config), stored_values(cfg.dump())
     for key in sorted(then.keys() | now.keys()):
         if not key.startswith(FREE) and then.get(key) != now.get(key):
@@ -85,9 +122,9 @@ def check_same_run(
                 f" set {key} {then.get(key)}, or choose another OUTPUT_DIR"
             )
     check_same_classes(path, checkpoint.classes, cfg.DATA.ROOT, train_data.classes)
-    if checkpoint.progress["train_digest"] != train_data.digest:
+    if progress.train_digest != train_data.digest:
         raise UserError(
-            f"{path} was trained on {checkpoint.progress['train_images']} images, DATA.ROOT"
+            f"{path} was trained on {progress.train_images} images, DATA.ROOT"
             f" {cfg.DATA.ROOT} holds {len(train_data)}, or some by other names or in other classes:"
             " an epoch would be another one"
         )

@@ -11,7 +11,7 @@ from ..spec.spec import NetworkSpec
 from ..strict import load_yaml, read_regular
 from .files import flat
 
-SPEC_ITSELF = "json:"
+SPEC_ITSELF = "json:"  # yacs would read bare JSON as a dict
 
 
 def add_spec_config(node: CfgNode) -> None:
@@ -26,7 +26,7 @@ def add_spec_config(node: CfgNode) -> None:
     node.SEED = 1
     node.SEED_PER_STAGE = False  # give every stage a graph of its own
     # A spec's JSON file, or a checkpoint: its wiring is taken and the keys above are not read.
-    # Or the spec itself, as `spec_as_value` writes it.
+    # Or the spec itself: SPEC_ITSELF and its JSON.
     node.SPEC = ""
 
 
@@ -67,11 +67,6 @@ def spec_from_config(node: CfgNode) -> NetworkSpec:
     parameters = complexity(spec, num_classes=None).params
     require_memory(parameters, f"the network of the config ({named})")
     return spec
-
-
-def spec_as_value(spec: NetworkSpec) -> str:
-    """What SPEC takes in place of a path; yacs would read bare JSON as a dict."""
-    return SPEC_ITSELF + spec.to_json()
 
 
 def _sampled(node: CfgNode) -> NetworkSpec:

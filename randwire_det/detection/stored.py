@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..config.network_keys import spec_as_value
+from ..config.network_keys import SPEC_ITSELF
 from ..errors import UsageError, UserError
 from ..run.checkpoint import KINDS, Checkpoint, fits, load_checkpoint
 from ..strict import load_yaml
@@ -100,7 +100,7 @@ def config_of(checkpoint: Checkpoint) -> CfgNode:
     cfg.MODEL.WEIGHTS = ""
     if checkpoint.spec is not None:
         # Another networkx may sample another graph from the same seed.
-        cfg.MODEL.RANDWIRE.SPEC = spec_as_value(checkpoint.spec)
+        cfg.MODEL.RANDWIRE.SPEC = SPEC_ITSELF + checkpoint.spec.to_json()
     return cfg
 
 

@@ -195,7 +195,7 @@ def test_amp_computes_in_its_type_and_keeps_the_weights_in_fp32(colours, tmp_pat
         trainer.step([batch])
     trainer.collect()
     assert seen == {dtype}
-    assert all(np.isfinite(trainer.state["losses"]))
+    assert all(np.isfinite(trainer.progress.losses))
     assert {parameter.dtype for parameter in trainer.learner.model.parameters()} == {torch.float32}
     assert bool(trainer.learner.scaler.state_dict()) == (amp == "fp16")
 
@@ -243,7 +243,7 @@ def test_compiled_and_eager_training_agree(colours, tmp_path):
         return trainer
 
     eager, compiled = one(), one("COMPILE", True)
-    assert compiled.state["losses"] == pytest.approx(eager.state["losses"], rel=1e-4)
+    assert compiled.progress.losses == pytest.approx(eager.progress.losses, rel=1e-4)
     assert list(compiled.learner.model.state_dict()) == list(eager.learner.model.state_dict())
     gradients = {name: each.grad for name, each in compiled.learner.model.named_parameters()}
     for name, parameter in eager.learner.model.named_parameters():

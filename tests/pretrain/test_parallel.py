@@ -51,7 +51,7 @@ def one_step(world, cfg):
         batch_size=4,
         world=world,
     )
-    return gradients, trainer.state["losses"], result
+    return gradients, trainer.progress.losses, result
 
 
 def in_process(rank, size, port, cfg, output):

@@ -66,9 +66,9 @@ def test_every_config_takes_two_steps(name, folders, tmp_path):
     trainer.learner.model.train()
     for batch in trainer.train_loader(trainer.shares(0)[:2]):
         trainer.step([batch])
-    assert trainer.state["iteration"] == 2
+    assert trainer.progress.iteration == 2
     trainer.collect()
-    assert all(math.isfinite(loss) for loss in trainer.state["losses"])
+    assert all(math.isfinite(loss) for loss in trainer.progress.losses)
     after = trainer.learner.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     matrices = [name for name, each in trainer.learner.model.named_parameters() if each.ndim > 1]
