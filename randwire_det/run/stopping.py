@@ -5,12 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from ..errors import EXIT_STOPPED
-
-if TYPE_CHECKING:
-    from .parallel import World
 
 
 class AskedToStop(SystemExit):
@@ -53,8 +49,8 @@ class Stopping:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agreed_reason(self, world: "World") -> str:
-        """Why the run ends, the same in all processes: not every one was asked, or not yet."""
+    def agreed_reason(self, world) -> str:
+        """Why the run ends, the same in all ranks of `world` (a `World`): not each was asked."""
         return next(filter(None, world.gather([self.reason])))
 
     def _ask(self, number, frame):

@@ -36,6 +36,9 @@ class Workers:
 
     def __call__(self, worker_id: int) -> None:
         Queue._on_queue_feeder_error = staticmethod(self._leave)
+        # multiprocessing's thread that hands over tensors prints a traceback if the main process
+        # leaves in the middle of that. What ends the run is reported there.
+        sys.excepthook = lambda *error: None
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):  # macOS has none
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
