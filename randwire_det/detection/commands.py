@@ -36,7 +36,7 @@ def train(
         arguments: of the command line, for the log.
 
     Raises:
-        UserError: what a user can mend. Nothing is written when it shows before the training.
+        UserError: what a user can fix. Nothing is written if it is found before the training.
         AskedToStop: the run was asked to stop; a checkpoint is written.
     """
     with ExitStack() as stack:
@@ -61,7 +61,7 @@ def evaluate_only(
         arguments: of the command line, for the log.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: what a user can fix.
     """
     with ExitStack() as stack:
         checkpoint = _begin(cfg, world, stack, arguments, resuming=resuming, eval_only=True)
