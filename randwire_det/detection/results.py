@@ -28,12 +28,18 @@ from ..run.files import replace_file
 from ..spec.spec import NetworkSpec
 from ..strict import load_yaml
 from ..tables.detection import VERSION, WRITTEN, read_record
-from ..tables.names import detector_name, network_name, paper_row, spec_keys, wiring_settings
+from ..tables.names import (
+    RANDWIRE,
+    detector_name,
+    network_name,
+    paper_row,
+    spec_keys,
+    wiring_settings,
+)
 from ..tables.rendering import aligned
 from .checks import builds_randwire
 
 logger = logging.getLogger(__name__)
-RANDWIRE = "MODEL.RANDWIRE."
 # In these the runs of a row may differ; whether there were weights takes the place of their path.
 IRRELEVANT = (*same_result.DETECTION, "SEED")
 LINE = 100  # characters
@@ -161,7 +167,7 @@ def _as_trained(cfg: CfgNode, text: str | None) -> CfgNode:
     if not isinstance(theirs, dict):  # in mid-training, or of a file from before they held a config
         return cfg
     trained, ours = cfg.clone(), flat(cfg)
-    own = ("DATASETS.COCO", *spec_keys(RANDWIRE))  # the weights fit this wiring, whatever its keys
+    own = ("DATASETS.COCO", *spec_keys())  # the weights fit this wiring, whatever its keys
     for key, value in flat(theirs).items():
         if key in ours and "TEST" not in key and key not in own:
             *path, last = key.split(".")
@@ -174,7 +180,7 @@ def _as_trained(cfg: CfgNode, text: str | None) -> CfgNode:
 
 def _settings(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
     """{"seeds": what the runs of a row differ in, "config": what they have in common}."""
-    in_spec = spec_keys(RANDWIRE)
+    in_spec = spec_keys()
     left_out = (*IRRELEVANT, "MODEL.RESNETS." if spec else RANDWIRE)
     settings = {
         # JSON has no infinity, which is a norm to clip gradients by.
@@ -186,7 +192,7 @@ def _settings(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
     settings["MODEL.WEIGHTS"] = "given" if cfg.MODEL.WEIGHTS else "none"
     seeds = {"SEED": cfg.SEED, "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
     if spec:
-        settings |= wiring_settings(spec, RANDWIRE)
+        settings |= wiring_settings(spec)
         seeds["wiring"] = [spec.provenance.get("seed"), spec.digest]
     return {"seeds": seeds, "config": settings}
 

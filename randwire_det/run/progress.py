@@ -29,12 +29,12 @@ def progress(
     Args:
         what: the items are, such as "pictures".
     """
-    began = told = time.monotonic()
+    began = logged = time.monotonic()
     shown = bar(items, total=total, desc=what)
     with shown, nullcontext() if shown.disable else logging_redirect_tqdm():
         for done, item in enumerate(shown, start=1):
             yield item
-            if shown.disable and (now := time.monotonic()) > told + PERIOD:
+            if shown.disable and (now := time.monotonic()) > logged + PERIOD:
                 left = timedelta(seconds=round((now - began) / done * (total - done)))
                 logger.info(f"{done} of {total} {what} done, {left} to go")
-                told = now
+                logged = now

@@ -14,6 +14,7 @@ RESNET_BUILDERS = (
     *("build_resnet_backbone", "build_resnet_fpn_backbone"),
     "build_retinanet_resnet_fpn_backbone",
 )
+RANDWIRE = "MODEL.RANDWIRE."  # what the config keys of a network begin with
 
 
 def randwire_name(spec: NetworkSpec) -> str:
@@ -32,24 +33,20 @@ def randwire_name(spec: NetworkSpec) -> str:
     return ", ".join(parts)
 
 
-def wiring_settings(spec: NetworkSpec, prefix: str) -> dict:
-    """Where the wiring came from, less the seed; of unknown provenance, the wiring itself.
-
-    Args:
-        prefix: of the config keys, such as "MODEL.RANDWIRE.".
-    """
+def wiring_settings(spec: NetworkSpec) -> dict:
+    """Where the wiring came from, by config key, less the seed; if unknown, the wiring itself."""
     made_by = spec.provenance
     if made_by.get("generator") not in GRAPH_MODELS:
         return {"wiring": spec.digest[:12]}
     keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed_per_stage")
-    return {prefix + key.upper(): made_by[key] for key in keys if key in made_by}
+    return {RANDWIRE + key.upper(): made_by[key] for key in keys if key in made_by}
 
 
-def spec_keys(prefix: str) -> list[str]:
+def spec_keys() -> list[str]:
     """The config keys that choose a network, for which `wiring_settings` stands."""
     node = CfgNode()
     add_spec_config(node)
-    return [prefix + key for key in node]
+    return [RANDWIRE + key for key in node]
 
 
 def network_name(cfg: CfgNode, spec: NetworkSpec | None) -> str:

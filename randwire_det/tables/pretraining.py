@@ -76,10 +76,10 @@ def _read_run(
     settings["training set"] = str(progress.get("train_digest"))[:8]
     digest = hashlib.sha256("\n".join(map(str, classes)).encode()).hexdigest()
     settings["classes"] = f"{len(classes)}, {classes[0]} to {classes[-1]}, digest {digest[:8]}"
-    for key in spec_keys("MODEL.RANDWIRE."):  # the spec itself tells it, and only of a RandWire
+    for key in spec_keys():  # the spec itself tells it, and only of a RandWire
         settings.pop(key, None)
     if spec:
-        settings |= wiring_settings(spec, "MODEL.RANDWIRE.")
+        settings |= wiring_settings(spec)
         name = randwire_name(spec) + ("" if head == HEAD_CHANNELS else f", head {head}")
     else:
         name = _baseline_name(**architecture)
