@@ -2,15 +2,15 @@
 
 import reprlib
 
-EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume goes on
+EXIT_STOPPED = 75  # "temporary failure": a checkpoint was written, --resume continues
 LONGEST = 200  # characters
 
 
 def brief(value: object) -> str:
-    """A value from a file, on one short line; lists that hold each other would have no end."""
+    """A value on one short line, for messages; works for recursive lists as well."""
     try:
         text = reprlib.repr(value)
-    except Exception:  # of a tensor without content, a number of 5,000 digits
+    except Exception:  # a meta tensor, a number of 5,000 digits
         text = f"of the type {type(value).__name__}"
     return " ".join(text.split())[:LONGEST]
 
@@ -19,7 +19,7 @@ class UserError(ValueError):
     """Bad input. The message names the value, what was expected and how to fix it."""
 
     exit_status = 1
-    shared = False  # whether all ranks already know of it and are leaving (`World.together`)
+    shared = False  # whether all ranks know of it and are exiting (`World.together`)
 
 
 class UsageError(UserError):

@@ -1,4 +1,4 @@
-"""Names from files go to a terminal as text, and not as commands to it."""
+"""Escapes names from files, so that a terminal shows them and does not obey them."""
 
 import logging
 import unicodedata
@@ -11,8 +11,8 @@ PACKAGES = ("randwire_det", "pretrain")
 def printable(text: str) -> str:
     """`text` with control characters and lone surrogates written as Python escapes.
 
-    A name in a JSON may hold an escape sequence, which a terminal would obey, or half a character,
-    which no stream can encode. Line ends and tabs stay.
+    A name in a JSON may contain an escape sequence, which a terminal would obey, or a lone
+    surrogate, which no stream can encode. Line ends and tabs are kept.
     """
     if text.isprintable():
         return text
@@ -20,17 +20,17 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`printable` text, its line ends and tabs escaped, too."""
+    """`printable` text with line ends and tabs escaped as well."""
     return "".join(_escaped(each) if each in KEPT else each for each in printable(text))
 
 
 def has_control(text: str) -> bool:
-    """Whether a name holds what `printable` writes as an escape, or a line end or a tab."""
+    """Whether a name contains anything that `one_line` escapes."""
     return any(each in KEPT or _acts(each) for each in text)
 
 
 def escape_log() -> None:
-    """Make every record of this project's loggers `printable`, whatever handles it."""
+    """Make every record of this project's loggers `printable`, for all handlers."""
     build = logging.getLogRecordFactory()
 
     def build_printable(name, *args, **kwargs) -> logging.LogRecord:

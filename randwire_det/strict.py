@@ -1,4 +1,4 @@
-"""YAML and JSON as others wrote them: what their readers pass over in silence is refused here."""
+"""Strict YAML and JSON: refuses what the usual readers silently accept, such as duplicate keys."""
 
 import json
 import stat
@@ -8,22 +8,22 @@ import yaml
 
 from .errors import UserError
 
-MAX_VALUES = 100_000  # in one YAML file; an alias counts as what it stands for
+MAX_VALUES = 100_000  # in one YAML file, with aliases expanded
 
 
 def read_regular(path: str | Path) -> bytes:
-    """The bytes of a file; of a pipe or a device, which might never end, an OSError."""
+    """The bytes of a regular file; raises OSError for a pipe or a device, which might never end."""
     path = Path(path)
     if "\0" in str(path) or not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(None, "expected a file, and this is a folder, a pipe or a device")
+        raise OSError(None, "expected a file, found a folder, a pipe or a device")
     return path.read_bytes()
 
 
 def load_yaml(text: str | bytes):
-    """`yaml.safe_load`, which refuses duplicate keys and aliases that never end, too.
+    """`yaml.safe_load` that also refuses duplicate keys and recursive aliases.
 
     Raises:
-        UserError: one line that says why, and where in the text.
+        UserError: one line with the reason and the position.
     """
     try:
         return yaml.load(text if isinstance(text, str) else text.decode(), _Loader)
@@ -32,7 +32,7 @@ def load_yaml(text: str | bytes):
         line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{line}YAML refused: {problem}") from None
-    # ValueError: a date or a number that there is not, or text in another encoding.
+    # ValueError: an impossible date or number, or text in another encoding.
     except (ValueError, RecursionError) as error:
         raise UserError(f"YAML refused: {error}") from None
 
@@ -76,10 +76,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_json(text: str | bytes):
-    """`json.loads`, which refuses duplicate keys, too.
+    """`json.loads` that also refuses duplicate keys.
 
     Raises:
-        ValueError, TypeError or RecursionError: it is no such JSON.
+        ValueError, TypeError or RecursionError: the text is not such JSON.
     """
 
     def unique(pairs):

@@ -1,4 +1,4 @@
-"""Times of cases taken in turn, the fastest product the hardware does, and peaks of memory."""
+"""Measures interleaved times, the hardware's fastest product, and peak memory."""
 
 import json
 import os
@@ -26,10 +26,10 @@ class Timing(NamedTuple):
 def interleaved(
     cases: dict[str, Callable[[], object]], rounds: int, device: str = "cpu"
 ) -> dict[str, Timing]:
-    """Every case once a round, so that whatever slows the machine down meets all of them.
+    """Time every case once per round, so that a slowdown of the machine affects all of them.
 
-    Each round has another order: a case is met by the memory and the caches that the one before it
-    left. A first round, in which memory is taken and kernels are chosen, does not count.
+    The order changes each round, as a case is affected by the memory and the caches that the
+    previous one left. A warm-up round, which allocates memory and selects kernels, is not counted.
     """
     seconds = {name: [] for name in cases}
     shuffled = random.Random(0)
@@ -58,7 +58,7 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 
 
 def products(device: str) -> dict[str, tuple[Callable[[], object], float]]:
-    """Large fp32 products, as call and multiply-adds: the best rate stands for the hardware."""
+    """Large fp32 products, as call and multiply-adds; the best rate is taken as the hardware's."""
     found = {}
     for size in (2048, 4096):
         one, other = torch.randn(2, size, size, device=device)
@@ -74,16 +74,15 @@ def products(device: str) -> dict[str, tuple[Callable[[], object], float]]:
 
 
 def peak_memory(case: str, **settings) -> int:
-    """Bytes that a training step of a case takes at its peak, in a process of its own.
+    """Peak bytes of a training step, measured in a separate process.
 
-    Counted from before the model is built: weights, gradients and maps. On the CPU it is the
-    process' resident memory.
+    Includes the model: weights, gradients and maps. On the CPU it is resident memory.
 
     Raises:
-        UserError: the process failed, for lack of memory mostly.
+        UserError: the process failed, usually for lack of memory.
     """
     command = [sys.executable, "-m", "randwire_det.benchmark.peak", case, json.dumps(settings)]
-    # Else glibc keeps what was let go of, and its holes count as the network's.
+    # Otherwise glibc keeps freed memory, whose holes would count as the network's.
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
@@ -93,14 +92,14 @@ def peak_memory(case: str, **settings) -> int:
 
 
 def exponent(sizes: list[float], values: list[float]) -> float:
-    """b of the least-squares fit values = a * sizes ** b."""
+    """The exponent b of the least-squares fit values = a * sizes ** b."""
     x, y = (torch.tensor(each, dtype=torch.float64).log() for each in (sizes, values))
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / (x * x).sum())
 
 
 def specs_generated(seconds: float, channels: int) -> Iterator[float]:
-    """Seconds of every WS(4, 0.75) network sampled and counted within a time, seeds from 1."""
+    """Seconds for each WS(4, 0.75) network sampled and counted within `seconds`, seeds from 1."""
     from ..spec.complexity import complexity
     from ..spec.generator import generate
 

@@ -1,4 +1,4 @@
-"""The networks that are measured, by name, and what is done with them."""
+"""The networks to measure, by name, and their forward and training steps."""
 
 import types
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def classifier(name: str, channels: int = 109, nodes: int = 32, k: int = 4) -> n
 
 
 def node_by_node(model: nn.Module) -> nn.Module:
-    """Make a model run its stages by torch's own modules, as section 3.2 is written."""
+    """Make a model run its stages node by node, by torch's modules."""
     for stage in model.modules():
         if isinstance(stage, RandomStage):
             stage.forward = types.MethodType(_node_by_node, stage)
@@ -53,7 +53,7 @@ def images(batch: int, size: int, device: str) -> Tensor:
 
 
 def calibrate(model: nn.Module, x: Tensor, batches: int = 3) -> None:
-    """Give BN statistics: without, activations vanish, and denormals take ten times as long."""
+    """Set BN's running statistics: without them activations become denormals, which are slow."""
     model.train()
     with torch.no_grad():
         for _ in range(batches):
@@ -72,12 +72,12 @@ def forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def compiled_forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Inference by torch.compile, with the weights for constants."""
+    """Inference by torch.compile, with constant weights."""
     return torch._inductor.config.patch(freezing=True)(forward(torch.compile(model), x))
 
 
 def training_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Forward and backward of a loss, in training mode; gradients are made anew each time."""
+    """Forward and backward of a loss in training mode; gradients are reset each time."""
     model.train()
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
 
@@ -132,7 +132,7 @@ def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
 
 
 def _calibrate_frozen(model: nn.Module, inputs: list[dict]) -> None:
-    """As `calibrate`: a frozen BN of the backbone takes the statistics of what it first sees."""
+    """As `calibrate`, for a frozen BN: it takes the statistics of its first input."""
 
     def take(norm, arguments):
         (data,) = arguments

@@ -27,7 +27,7 @@ def main(case: str, settings: str) -> None:
 
 
 def reset(device: str) -> int:
-    """Start counting the peak anew.
+    """Reset the peak.
 
     Returns:
         bytes in use now.
@@ -35,7 +35,7 @@ def reset(device: str) -> int:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    # What libraries load at their first use is no part of a network.
+    # Exclude what libraries load at their first use.
     warm = torch.randn(8, 64, 32, 32).requires_grad_()
     torch.nn.functional.conv2d(warm, torch.randn(64, 64, 3, 3)).sum().backward()
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,6 +1,6 @@
-"""What is wrong with the annotations of a COCO-format data set: ids, flags, boxes, masks.
+"""Checks the annotations of a COCO-format data set: ids, flags, boxes, masks.
 
-As in dataset_content.py, every fault goes to `found(kind, example)`.
+As in content.py, every fault is reported by `found(kind, example)`.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from .coco_json import NUMBERS, area_is_possible, has_ids, is_box, is_crowd, sho
 
 Found = Callable[[str, str], None]
 Fault = tuple[str, str]
-EDGE_TOLERANCE = 1.0  # pixels that a box may pass the edge by: annotation tools round
+EDGE_TOLERANCE = 1.0  # pixels that a box may exceed the image: annotation tools round
 
 
 def size_of(image: dict) -> tuple[float, float] | None:
-    """(width, height) in pixels, or None where the JSON does not state both."""
+    """(width, height) in pixels, or None if the JSON does not state both."""
     size = image.get("width"), image.get("height")
     return size if all(type(side) in NUMBERS and side > 0 for side in size) else None
 
@@ -29,16 +29,16 @@ def check_annotations(
     masks: bool,
     unique: bool,
 ) -> dict[str, int]:
-    """Look at every annotation of `images`.
+    """Check every annotation of `images`.
 
     Args:
-        training: they are learned, and not evaluated.
-        masks: of those that are learned each needs a mask.
-        unique: ids must be.
+        training: whether the annotations are for training, not for evaluation.
+        masks: whether every training annotation needs a mask.
+        unique: whether ids must be unique.
 
     Returns:
-        how many are "crowds", "ignored" and "usable" (a training would learn from them), and how
-        many "images_without_annotations" there are.
+        the numbers of "crowds", "ignored", "usable" (for training) annotations and of
+        "images_without_annotations".
     """
     counts = {"crowds": 0, "ignored": 0, "usable": 0}
     ids, annotated, largest = set(), set(), 0.0
@@ -78,13 +78,13 @@ def check_annotations(
         counts["usable"] += not crowd and not any(kind == "instance-dropped" for kind, _ in faults)
         if is_box(annotation.get("bbox")):
             largest = max(largest, *map(abs, annotation["bbox"]))
-    if 0 < largest <= 1:  # no set of real boxes is all within one pixel
+    if 0 < largest <= 1:  # real boxes in pixels are larger
         found("boxes-relative", f"no number of any box is above {largest:g}")
     return counts | {"images_without_annotations": len(images) - len(annotated)}
 
 
 def _crowd(annotation: dict) -> bool | None:
-    """`is_crowd`; None where the flag says neither."""
+    """`is_crowd`; None if the flag is malformed."""
     try:
         return is_crowd(annotation)
     except UserError:
@@ -111,7 +111,7 @@ def _flag_faults(annotation: dict, crowd: bool | None, training: bool) -> Iterat
     if crowd is None:
         yield "flag-malformed", f"iscrowd {short(annotation['iscrowd'])}"
     elif annotation.get("iscrowd", 0) not in (0, 1):
-        yield "flag-by-value", f"iscrowd {short(annotation['iscrowd'])} is taken for {int(crowd)}"
+        yield "flag-by-value", f"iscrowd {short(annotation['iscrowd'])} is read as {int(crowd)}"
     if training:
         return
     if type(annotation["id"]) not in NUMBERS or annotation["id"] == 0:
@@ -148,7 +148,7 @@ def _box_faults(annotation: dict, image: dict, *, optional: bool) -> Iterator[Fa
 
 
 def _segmentation_faults(segmentation: object, image: dict) -> Iterator[Fault]:
-    if not segmentation:  # none, or empty: detectron2 takes the box alone
+    if not segmentation:  # missing or empty: detectron2 uses the box only
         return
     if type(segmentation) is dict:
         yield from _rle_faults(segmentation, size_of(image))
@@ -168,7 +168,7 @@ def _segmentation_faults(segmentation: object, image: dict) -> Iterator[Fault]:
 def _rle_faults(rle: dict, image_size: tuple[float, float] | None) -> Iterator[Fault]:
     counts, size = rle.get("counts"), rle.get("size")
     sized = type(size) is list and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
-    listed = type(counts) is list  # which detectron2 converts on loading
+    listed = type(counts) is list  # detectron2 converts lists on loading
     loads = not listed or (sized and NUMBERS.issuperset(map(type, counts)))
     if "counts" not in rle or not loads or (listed and not all(0 <= n < 2**32 for n in counts)):
         yield "segmentation-malformed", short(rle)
@@ -186,11 +186,11 @@ def _rle_faults(rle: dict, image_size: tuple[float, float] | None) -> Iterator[F
 
 
 def _run_lengths(text: str) -> list[int]:
-    """The run lengths of COCO's compressed RLE; [] where it ends too early or is none.
+    """The run lengths of COCO's compressed RLE; [] if it is truncated or invalid.
 
-    pycocotools does not tell: it reads past the end of what it has, and may take the process along.
-    A character holds five bits, the lowest first, and whether more follow; the fourth number and
-    the later ones are differences to the number before the last.
+    pycocotools does not check: it reads past the end of the buffer and may crash the process. Each
+    character holds five bits, lowest first, and a continuation bit; from the fourth number on, each
+    is stored as the difference to the number two before.
     """
     lengths, value, shift = [], 0, 0
     for character in text:

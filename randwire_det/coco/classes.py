@@ -1,4 +1,4 @@
-"""The classes of a run: as many as the detector has outputs, and one list of names in all sets."""
+"""Checks that the classes of all data sets match the detector's outputs and each other."""
 
 import logging
 
@@ -13,9 +13,9 @@ CURE = "an output is a position among the categories in the order of their ids: 
 
 
 def number_of_outputs(cfg: CfgNode) -> tuple[str, int | None]:
-    """The key that says how many classes a config's detector tells apart, and its value.
+    """The config key for the number of classes, and its value.
 
-    None stands for a model of proposals alone, which have no class.
+    The value is None for a proposal network, whose outputs have no class.
     """
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     classless = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
@@ -23,12 +23,13 @@ def number_of_outputs(cfg: CfgNode) -> tuple[str, int | None]:
 
 
 def misfit(classes: int, outputs: int | None, *, tested: bool) -> str | None:
-    """What is wrong with a data set of so many classes for a model of so many outputs.
+    """The kind of mismatch between a data set's number of classes and a model's outputs.
 
     Returns:
-        "too-many-classes": one past the last output fails in mid-run, on a GPU without a reason;
-        "too-many-outputs", of a test set: the evaluation fails once one past the last class is
-        detected; "spare-outputs", of a training set, is no more than waste; None if both agree.
+        "too-many-classes": a label past the last output fails during training, on a GPU without a
+        useful message; "too-many-outputs" for a test set: evaluation fails once an output past the
+        last class is detected; "spare-outputs" for a training set: harmless waste; None: no
+        mismatch.
     """
     if outputs is None or classes == outputs:
         return None
@@ -38,20 +39,20 @@ def misfit(classes: int, outputs: int | None, *, tested: bool) -> str | None:
 
 
 def check_classes(cfg: CfgNode, *, eval_only: bool = False) -> list[str] | None:
-    """Compare the classes of all data sets of a run with its outputs, and with each other.
+    """Compare the classes of all data sets of a run with the outputs and with each other.
 
-    Of several training sets, labels of different lists would mean different things, and of a test
-    set in another order, each output would be measured as another class.
+    With different lists, the labels of two training sets would mean different classes, and each
+    output would be evaluated as another class of the test set.
 
     Args:
-        eval_only: leaves DATASETS.TRAIN out.
+        eval_only: ignores DATASETS.TRAIN.
 
     Returns:
-        the names, in the order of the outputs; None where no set knows its own, or the model tells
-        no classes apart.
+        the names in the order of the outputs; None if no data set has names or the model has no
+        classes.
 
     Raises:
-        UserError: names the data sets, and what differs.
+        UserError: names the data sets and the difference.
     """
     for name in cfg.DATASETS.TEST:
         require_coco(name)

@@ -1,7 +1,7 @@
-"""An annotation file in COCO format as every command here reads it.
+"""The reader of COCO annotation files for all commands.
 
-pycocotools and detectron2 take a flag, an area or an id as it stands, each in its own way;
-`is_crowd`, `area_of` and `ground_truth` give each one meaning.
+pycocotools and detectron2 interpret unusual flags, areas and ids differently; `is_crowd`, `area_of`
+and `ground_truth` give each one meaning.
 """
 
 import json
@@ -17,22 +17,22 @@ CURES = {
     "json-missing": "give its path; the environment variable DETECTRON2_DATASETS names the folder"
     " that relative paths of a config start at",
     "json-broken": "write or copy the file again",
-    "json-encoding": "save it as UTF-8: iconv -f GBK -t UTF-8 OLD.json > NEW.json, its encoding"
-    " standing for GBK",
+    "json-encoding": "save it as UTF-8: iconv -f GBK -t UTF-8 OLD.json > NEW.json, with its"
+    " encoding in place of GBK",
     "json-byte-order-mark": "detectron2 stops on it: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE.json"
     " removes it",
-    "json-key-twice": "readers keep the last one alone: write every key of an object once",
+    "json-key-twice": "readers keep only the last one: write every key of an object once",
     "json-incomplete": 'a COCO JSON is an object with the lists "images", "annotations" and'
     ' "categories"',
     "category-malformed": 'a category is an object with "id" and "name"; ids are all numbers or all'
     ' text, a name is text without control characters ("0", not 0)',
     "category-id-twice": "give every category an id of its own",
-    "category-repeated": "the same category stands there again: remove the later one",
+    "category-repeated": "the same category is listed again: remove the later entry",
 }
 
 
 class CocoError(UserError):
-    """Why a file cannot be used: `kind` is one of `CURES`, `reason` the case at hand."""
+    """A file that cannot be used: `kind` is one of `CURES`, `reason` this file's problem."""
 
     def __init__(self, path: str | Path, kind: str, reason: str, what: str = "annotations"):
         super().__init__(f"{what} {path}: {reason}; {CURES[kind]}")
@@ -40,7 +40,7 @@ class CocoError(UserError):
 
 
 def short(value: object) -> str:
-    """A value of the JSON in one line of at most 200 characters."""
+    """A JSON value on one line of at most 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
 
@@ -48,14 +48,13 @@ def short(value: object) -> str:
 def read_coco(
     path: str | Path, *, lists: tuple[str, ...] = LISTS, may_lack: tuple[str, ...] = ()
 ) -> dict:
-    """The object in an annotation file, in which `lists` are lists; their entries may be anything.
+    """Read an annotation file whose keys `lists` hold lists; their entries are not checked.
 
     Args:
-        may_lack: those of `lists` that are empty where the file does not have them.
+        may_lack: keys among `lists` that default to an empty list.
 
     Raises:
-        CocoError: no such file, no JSON in UTF-8, a key that stands twice, or a list that is not
-            there.
+        CocoError: the file is missing or not UTF-8 JSON, a key is duplicate, or a list is missing.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -65,16 +64,16 @@ def read_coco(
             content.setdefault(key, [])
         if isinstance(content.get(key), list):
             continue
-        reason = f'"{key}" is {short(content[key])}' if key in content else f'"{key}" is not there'
+        reason = f'"{key}" is {short(content[key])}' if key in content else f'"{key}" is missing'
         raise CocoError(path, "json-incomplete", f"{reason}{_other_format(content)}")
     return content
 
 
 def read_json(path: str | Path, what: str = "annotations") -> object:
-    """What a JSON file holds, if it is UTF-8 and no object has a key twice.
+    """The contents of a JSON file in UTF-8 without duplicate keys.
 
     Args:
-        what: the file is for, to begin a message with.
+        what: the purpose of the file, to begin a message with.
 
     Raises:
         CocoError: of the kinds json-missing, json-broken, json-encoding and json-key-twice.
@@ -94,7 +93,7 @@ def read_json(path: str | Path, what: str = "annotations") -> object:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except _KeyTwice as error:
-        reason = f"the key {short(error.args[0])} stands twice in an object"
+        reason = f"duplicate key {short(error.args[0])} in an object"
         raise CocoError(path, "json-key-twice", reason, what) from None
     except (ValueError, RecursionError) as error:
         raise CocoError(path, "json-broken", f"no JSON: {str(error)[:200]}", what) from None
@@ -119,7 +118,7 @@ def class_names(content: dict, path: str | Path) -> list[str]:
 
 
 def category_fault(category: object) -> tuple[str, str] | None:
-    """Kind and reason where an entry of "categories" is no category; None where it is one."""
+    """Kind and reason if an entry of "categories" is malformed; None if it is valid."""
     kind = "category-malformed"
     if not has_ids(category, "id"):
         return kind, short(category)
@@ -132,7 +131,7 @@ def category_fault(category: object) -> tuple[str, str] | None:
 
 
 def repetition(category: dict, known: dict) -> tuple[str, str] | None:
-    """Kind and reason where a category has an id of `known`, {id: name}; None where it has not."""
+    """Kind and reason if a category's id is in `known`, {id: name}; None if it is new."""
     category_id, name = category["id"], category["name"]
     if category_id not in known:
         return None
@@ -143,22 +142,22 @@ def repetition(category: dict, known: dict) -> tuple[str, str] | None:
 
 
 def has_ids(entry: object, *keys: str) -> bool:
-    """Whether it is an object with a number or a text under each of `keys`."""
+    """Whether `entry` is an object with a number or a string under each of `keys`."""
     return type(entry) is dict and all(isinstance(entry.get(k), int | float | str) for k in keys)
 
 
 def is_box(box: object) -> bool:
-    """Whether it is a list of four finite numbers."""
+    """Whether `box` is a list of four finite numbers."""
     if type(box) is not list or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
         return False
     return all(-1e9 < number < 1e9 for number in box)  # neither NaN nor infinite
 
 
 def is_crowd(annotation: dict) -> bool:
-    """What "iscrowd" means: false if absent, null, false, 0 or "0"; true if true, 1 or "1".
+    """The meaning of "iscrowd": false if absent, null, false, 0 or "0"; true if true, 1 or "1".
 
-    detectron2 trains on no annotation whose flag is not equal to 0, null and "0" included, and
-    pycocotools takes every text for true.
+    detectron2 skips every annotation whose flag is not equal to 0, including null and "0", and
+    pycocotools reads every string as true.
 
     Raises:
         UserError: any other value.
@@ -174,9 +173,9 @@ def is_crowd(annotation: dict) -> bool:
 
 
 def area_is_possible(annotation: dict) -> bool:
-    """Whether "area" is a number above 0 and no larger than its box with a pixel all around.
+    """Whether "area" is above 0 and at most that of its box enlarged by a pixel on each side.
 
-    The pixel allows for masks, whose pixels may lie half outside a box with fractions.
+    The pixel allows for masks, whose pixels may extend beyond a box with fractions.
     """
     area = annotation.get("area")
     _, _, width, height = annotation["bbox"]
@@ -184,9 +183,9 @@ def area_is_possible(annotation: dict) -> bool:
 
 
 def area_of(annotation: dict) -> float:
-    """The stated area in square pixels where it is possible, else width x height of the box.
+    """The stated area in square pixels if it is possible, otherwise that of the box.
 
-    By it COCO sorts objects into small, medium and large.
+    COCO uses it to sort objects into small, medium and large.
     """
     if not is_box(annotation.get("bbox")) or area_is_possible(annotation):
         return annotation.get("area")
@@ -195,11 +194,11 @@ def area_of(annotation: dict) -> float:
 
 
 def ground_truth(content: dict) -> dict:
-    """A COCO JSON as pycocotools measures it right, whatever its annotation ids are.
+    """A copy of a COCO JSON that pycocotools evaluates correctly for any annotation ids.
 
-    COCOeval marks a matched detection with the annotation's id, so that 0 means unmatched, and text
-    does not fit into its table. Here the ids count from 1, "iscrowd" is 0 or 1 as `is_crowd` reads
-    it, and "area" is `area_of`. Nothing else depends on an annotation's id.
+    COCOeval marks a matched detection with the annotation's id: id 0 counts as unmatched, and
+    strings do not fit into its table. In the copy ids count from 1, "iscrowd" is 0 or 1 as
+    `is_crowd` reads it, and "area" is `area_of`. Nothing else depends on an annotation's id.
 
     Raises:
         UserError: an "iscrowd" that is neither true nor false.
@@ -224,14 +223,14 @@ def _object(pairs: list[tuple]) -> dict:
 
 
 def _other_format(content: dict) -> str:
-    """What annotation files of other tools are known by, for the end of a sentence."""
+    """Names the tool that wrote an annotation file of another format, for the end of a message."""
     if "shapes" in content and "imagePath" in content:
-        return ": this is labelme's own format, which has to be exported as COCO"
+        return ": this is labelme's format; export it as COCO"
     entries = list(content.values())
     if "_via_img_metadata" in content or (
         entries and all(type(each) is dict and "regions" in each for each in entries)
     ):
-        return ": this is VIA's own format, which has to be exported as COCO"
+        return ": this is VIA's format; export it as COCO"
     return f", found {short(list(content))}" if content else ", the object is empty"
 
 

@@ -1,7 +1,7 @@
-"""What is wrong with the images and categories of a COCO-format data set as detectron2 meets them.
+"""Checks the images and categories of a COCO-format data set, as detectron2 reads them.
 
-Every fault goes to `found(kind, example)`; the kinds, and which of them are fatal, are in
-dataset_report.py. Only what detectron2 reads is looked at.
+Every fault is reported by `found(kind, example)`; the kinds and which of them are fatal are in
+lint.py. Only what detectron2 reads is checked.
 """
 
 import logging
@@ -22,14 +22,14 @@ from .resizing import vanishes
 
 logger = logging.getLogger(__name__)
 
-THREADS = 16  # they wait for files most of the time
+THREADS = 16  # mostly waiting for files
 
 
 def check_images(images: list, longest: int, found: Found) -> dict:
-    """The usable entries of "images" by id; of two with one id the last, as in detectron2.
+    """The usable entries of "images" by id; of duplicate ids the last, as in detectron2.
 
     Args:
-        longest: side of an image when the model sees it, in pixels; 0 where it is not resized.
+        longest: longest side of a resized image, in pixels; 0 if images are not resized.
     """
     known, names = {}, set()
     for image in images:
@@ -56,7 +56,7 @@ def check_images(images: list, longest: int, found: Found) -> dict:
 def check_categories(
     categories: list, num_classes: int | None, found: Found, *, training: bool
 ) -> set:
-    """The ids of "categories"; `num_classes` is that of the model, None where it is not known."""
+    """The ids of "categories"; `num_classes` is that of the model, None if unknown."""
     known, names = {}, {}
     for category in categories:
         if fault := category_fault(category):
@@ -80,7 +80,7 @@ def check_categories(
 
 
 def _check_sortable(known: dict, kind: str, found: Found) -> None:
-    """detectron2 sorts the ids."""
+    """Report ids that are partly text, as detectron2 sorts them."""
     texts = [key for key in known if isinstance(key, str)]
     if 0 < len(texts) < len(known):
         found(kind, f"id {short(texts[0])} is text, other ids are numbers")
@@ -89,7 +89,7 @@ def _check_sortable(known: dict, kind: str, found: Found) -> None:
 def check_files(
     images: list[dict], folder: str, paths: list[str], depth: str, found: Found
 ) -> None:
-    """Look at the files of `images`, many at a time; `depth` is an IMAGE_CHECKS."""
+    """Check the files of `images` in parallel; `depth` is one of IMAGE_CHECKS."""
     there = FileNames(folder)
     with (
         warnings.catch_warnings(),  # Pillow's, of damaged EXIF and the like
@@ -120,7 +120,7 @@ def _file_faults(entry: tuple[dict, str], depth: str) -> list[Fault]:
                 size = width, height
     except (FileNotFoundError, NotADirectoryError):
         return [("image-absent", "")]
-    except Exception as error:  # of broken bytes Pillow and its plugins raise almost anything
+    except Exception as error:  # Pillow raises almost anything for broken bytes
         return [("image-unreadable", reason(error))]
     stated, turned = size_of(image), " (as EXIF turns it)" if turn > 1 else ""
     faults = [("image-rotated", f"orientation {turn}")] if turned else []

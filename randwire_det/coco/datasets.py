@@ -1,4 +1,4 @@
-"""COCO-format datasets by config, and a look at all datasets before a long run meets them."""
+"""Registers COCO-format data sets from the config and checks data sets before a run."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ def register_coco_datasets(cfg: CfgNode, root: str) -> None:
     """Register the datasets of `DATASETS.COCO`, with their class names read from the JSON.
 
     Args:
-        root: the folder that relative paths start at.
+        root: the folder for relative paths.
 
     Raises:
-        UserError: a row that is no triple of strings, or a JSON that is missing or broken.
+        UserError: a row is not three strings, or a JSON is missing or broken.
     """
     for row in cfg.DATASETS.COCO:
         triple = isinstance(row, list | tuple) and len(row) == 3
@@ -28,18 +28,18 @@ def register_coco_datasets(cfg: CfgNode, root: str) -> None:
             )
         name, annotations, images = row[0], Path(root, row[1]), Path(root, row[2])
         if name in DatasetCatalog:
-            raise UsageError(f"DATASETS.COCO {name!r}: a dataset of this name is there already")
+            raise UsageError(f"DATASETS.COCO {name!r}: already registered; use another name")
         classes = _class_names(annotations)
         register_coco_instances(name, {}, str(annotations), str(images))
-        # detectron2 learns them only on loading; the checkpoint needs them before an evaluation.
+        # detectron2 sets them on loading only; the checkpoint needs them before an evaluation.
         MetadataCatalog.get(name).thing_classes = classes
 
 
 def check_datasets(names: list[str]) -> None:
-    """Refuse a dataset that is not registered, or whose files are not there.
+    """Refuse a data set that is not registered or whose files are missing.
 
     Raises:
-        UserError: names the dataset, the path looked for and how to point elsewhere.
+        UserError: names the data set, the missing path and how to point elsewhere.
     """
     for name in names:
         if name not in DatasetCatalog:
@@ -60,7 +60,7 @@ def check_datasets(names: list[str]) -> None:
 def class_names(name: str) -> list[str] | None:
     """The class names of a registered data set, in the order of its labels; None if it has none.
 
-    Those of a COCO JSON that was not loaded yet are read, and kept.
+    Reads and stores those of a COCO JSON that is not loaded yet.
 
     Raises:
         UserError: the JSON cannot be used.
@@ -78,28 +78,28 @@ def _class_names(json_file: str | Path) -> list[str]:
 
 
 def is_coco(name: str) -> bool:
-    """Whether COCO's AP is what measures a data set, rather than LVIS's.
+    """Whether a data set is evaluated by COCO's AP, not by LVIS's.
 
-    A set without a JSON of its own counts: COCOEvaluator writes one for it.
+    True also for a data set without a JSON: COCOEvaluator writes one for it.
     """
     return MetadataCatalog.get(name).get("evaluator_type") != "lvis"
 
 
 def require_coco(name: str) -> None:
-    """Refuse a test set that COCO's AP does not measure.
+    """Refuse a test set that is not evaluated by COCO's AP.
 
     Raises:
-        UsageError: it is one of LVIS's.
+        UsageError: the data set is one of LVIS.
     """
     if not is_coco(name):
         raise UsageError(
-            f"DATASETS.TEST {name!r}: a set of LVIS, whose AP is another than COCO's, the one"
-            " measured here; leave it out, or override RandWireTrainer.build_evaluator"
+            f"DATASETS.TEST {name!r}: an LVIS data set, expected one that COCO's AP evaluates;"
+            " remove it, or override RandWireTrainer.build_evaluator"
         )
 
 
 def training_dicts(cfg: CfgNode) -> list[dict]:
-    """The dicts of DATASETS.TRAIN as detectron2 filters them, their crowd flags read by value.
+    """The dicts of DATASETS.TRAIN, filtered as detectron2 does, with crowd flags read by value.
 
     Raises:
         UserError: an "iscrowd" that is neither true nor false.
@@ -107,7 +107,7 @@ def training_dicts(cfg: CfgNode) -> list[dict]:
     keypoints, proposals = cfg.MODEL.KEYPOINT_ON, cfg.MODEL.LOAD_PROPOSALS
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
-        filter_empty=False,  # by the flags as they stand
+        filter_empty=False,  # it would filter by the raw flags
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if keypoints else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if proposals else None,
     )

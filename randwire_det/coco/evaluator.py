@@ -1,4 +1,4 @@
-"""detectron2's COCO evaluation of a ground truth that pycocotools measures right."""
+"""detectron2's COCO evaluation, with a ground truth that pycocotools evaluates correctly."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 class CocoEvaluator(COCOEvaluator):
-    """`COCOEvaluator`, official implementation, with `ground_truth` in place of what the JSON says.
+    """`COCOEvaluator` (official implementation) on the `ground_truth` of the JSON.
 
     Args:
         dataset: the name of a registered data set.
-        output_dir: where coco_instances_results.json goes; None for nowhere.
+        output_dir: the folder for coco_instances_results.json, or None.
 
     Raises:
         UserError: an "iscrowd" that is neither true nor false.

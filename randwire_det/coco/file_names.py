@@ -1,4 +1,4 @@
-"""The file that a name means: opened, or found under another spelling (case, slash, accents)."""
+"""Opens pictures, and finds files whose names are spelled differently (case, slash, accents)."""
 
 import os
 import unicodedata
@@ -9,13 +9,13 @@ from detectron2.utils.file_io import PathManager
 
 
 class FileNames:
-    """The files of a folder by what their names have in common with misspelled ones.
+    """The files of a folder, to be found by misspelled names.
 
-    Taken for the same are upper and lower case, / and \\, URL escapes, and the Unicode forms of an
-    accent. Of a path the first folders may be too many, as in "images/1.jpg" of the folder images.
+    Upper and lower case, / and \\, URL escapes, and the Unicode forms of an accent are equal. A
+    path may have too many leading folders, such as "images/1.jpg" in the folder images.
 
     Args:
-        folder: where names start; one that cannot be listed holds nothing.
+        folder: the folder that names are relative to; one that cannot be listed is empty.
     """
 
     def __init__(self, folder: str):
@@ -55,5 +55,5 @@ def _folded(name: str) -> str:
 
 
 def open_file(path: str) -> BinaryIO:
-    """A picture's file, by any of the paths that detectron2 knows."""
+    """Open a picture's file, by any path that detectron2 supports."""
     return PathManager.open(path, "rb")

@@ -1,7 +1,7 @@
-"""A COCO-format data set is looked through before a long run meets its faults one by one.
+"""Lints a COCO-format data set before a long run.
 
-Fatal is what would stop detectron2, at the start or hours later, or let it learn nonsense without
-a word; a warning is what it copes with, at a price that its user should know.
+Fatal faults would stop detectron2, possibly after hours, or silently train it on wrong labels;
+warnings are faults that detectron2 tolerates at a price that the user should know.
 """
 
 import os
@@ -26,10 +26,10 @@ EXAMPLES = 3
 # kind -> how to fix it
 FATAL = {
     **CURES,
-    "image-folder-missing": "give the folder that the file names in the JSON start at",
+    "image-folder-missing": "give the folder that the file names in the JSON are relative to",
     "no-images": "the set is empty",
-    "no-annotations": "nothing to learn from: only annotations of images in the JSON that are no"
-    " crowds count",
+    "no-annotations": "nothing to learn from: only annotations that are not crowds, of images in"
+    " the JSON, count",
     "no-categories": "list every class with its id and name",
     "too-many-classes": "set MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: MODEL.RETINANET.NUM_CLASSES)"
     " to the number of categories",
@@ -40,13 +40,13 @@ FATAL = {
     " text",
     "annotation-malformed": 'an annotation is an object with "id", "image_id" and "category_id"',
     "image-id-twice": "give every image an id of its own: one would get the annotations of both",
-    "annotation-id-twice": "number the annotations anew",
+    "annotation-id-twice": "renumber the annotations",
     "category-id-type": 'write category_id as "categories" writes the id: a number is not a text',
     "image-id-type": 'write image_id as "images" writes the id: a number is not a text',
     "image-without-size": 'give every image its "width" and "height" in pixels',
     "image-absent": "copy the files, or remove the images and their annotations from the JSON",
-    "image-spelled-otherwise": "write file_name as the file is named: case, /, accents and all; the"
-    " image folder is where it starts",
+    "image-spelled-otherwise": "write file_name exactly as the file is named (case, /, accents),"
+    " relative to the image folder",
     "image-too-thin": "a side would be resized to 0 pixels: cut the image, remove it, or raise"
     " INPUT.MAX_SIZE_TRAIN or INPUT.MAX_SIZE_TEST",
     "image-unreadable": "copy the files again, or convert them as the reason says, or remove the"
@@ -57,45 +57,45 @@ FATAL = {
     "box-missing": 'every annotation takes "bbox": [x, y, width, height]',
     "box-malformed": "a box is [x, y, width, height]: four finite numbers, in pixels",
     "box-negative": "detectron2 would mirror the box: write its upper left corner, width, height",
-    "boxes-relative": "boxes are in pixels, not shares of the image",
+    "boxes-relative": "boxes must be in pixels, not fractions of the image",
     "ignore-flag": 'detectron2 stops on "ignore": write "iscrowd": 1 or remove the annotation',
-    "mask-missing": "masks are learned (MODEL.MASK_ON), so that every annotation takes a"
-    " segmentation: add them, or set MODEL.MASK_ON False",
+    "mask-missing": "with MODEL.MASK_ON every annotation needs a segmentation: add them, or set"
+    " MODEL.MASK_ON False",
     "segmentation-malformed": "a segmentation is a list of polygons [x, y, x, y, ...] or an RLE"
-    ' with "size" and "counts"; remove it where only boxes are learned',
+    ' with "size" and "counts"; remove it if only boxes are learned',
     "flag-malformed": 'write "iscrowd" as 0 or 1',
 }
 WARNINGS = {
     "nothing-to-evaluate": "there will be predictions, but no AP",
     "spare-outputs": "outputs past the last category are never learned; set"
-    " MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: MODEL.RETINANET.NUM_CLASSES) unless meant so",
-    "image-unknown": "these annotations are left out: is an image missing?",
-    "flag-by-value": "read by its value here; detectron2's own trainer takes all but 0 for a crowd,"
-    " and leaves the box out",
-    "area-impossible": "it tells small, medium and large objects apart (APs, APm, APl): width x"
-    " height of the box is taken for it, wherever it is not above 0 or exceeds the box by more than"
-    " a pixel all around",
-    "annotation-id-unsafe": "no matter here, where ids are renumbered for the evaluation;"
-    " pycocotools alone never matches id 0, and stops on text",
-    "image-file-twice": "each entry takes what the other annotates for background: merge them",
-    "image-rotated": "detectron2 turns the image as EXIF says: the boxes must be those of the"
-    " turned image",
+    " MODEL.ROI_HEADS.NUM_CLASSES (RetinaNet: MODEL.RETINANET.NUM_CLASSES) unless intended",
+    "image-unknown": "these annotations are ignored: is an image missing?",
+    "flag-by-value": "read by its value here; detectron2's own trainer treats all but 0 as a crowd"
+    " and ignores the box",
+    "area-impossible": "the area decides between small, medium and large objects (APs, APm, APl);"
+    " where it is not above 0 or exceeds the box by more than a pixel on each side, the area of the"
+    " box is used",
+    "annotation-id-unsafe": "harmless here, as ids are renumbered for the evaluation; pycocotools"
+    " itself never matches id 0 and stops on text",
+    "image-file-twice": "each entry treats the other's objects as background: merge them",
+    "image-rotated": "detectron2 rotates the image as EXIF says: the boxes must be those of the"
+    " rotated image",
     "category-name-twice": "they are learned as different classes",
-    "box-empty": "zero width or height: detectron2 leaves the box out",
-    "box-outside": "nothing of the box is in the image: detectron2 leaves it out",
-    "box-over-edge": "detectron2 cuts the box at the edge; many of these mean [x0, y0, x1, y1]"
-    " where [x, y, width, height] is expected",
-    "polygon-dropped": "detectron2 leaves out polygons of an odd number or fewer than 6 numbers",
-    "instance-dropped": "no polygon has an even number of 6 or more numbers: detectron2 leaves out"
-    " the annotation, box and all; remove the segmentation to keep the box",
-    "mask-broken": "no matter for boxes, but masks (MODEL.MASK_ON) would stop on it",
-    "images-shared": "images of a training set in a test set: its AP says less than it seems to",
+    "box-empty": "zero width or height: detectron2 ignores the box",
+    "box-outside": "the box is outside the image: detectron2 ignores it",
+    "box-over-edge": "detectron2 clips the box at the edge; many of these suggest [x0, y0, x1, y1]"
+    " instead of [x, y, width, height]",
+    "polygon-dropped": "detectron2 ignores polygons of an odd number or fewer than 6 numbers",
+    "instance-dropped": "no polygon has an even number of 6 or more numbers: detectron2 ignores the"
+    " annotation including its box; remove the segmentation to keep the box",
+    "mask-broken": "harmless for boxes, but training masks (MODEL.MASK_ON) would stop on it",
+    "images-shared": "images of a training set in a test set: its AP is too optimistic",
 }
 
 
 @dataclass
 class Finding:
-    """All faults of one kind: the first three, and how to fix them."""
+    """All faults of one kind: their number, the first three, and how to fix them."""
 
     kind: str
     count: int
@@ -108,7 +108,7 @@ class Report:
     """What `check_dataset` found.
 
     Attributes:
-        fatal, warnings: a `Finding` a kind, in the order they were met.
+        fatal, warnings: a `Finding` per kind, in order of occurrence.
         counts: images, annotations, crowds, ignored, categories, images_without_annotations.
         files: the path of every image by its name in the JSON.
     """
@@ -126,7 +126,7 @@ class Report:
     files: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, kind: str, example: str) -> None:
-        """One more fault of a kind."""
+        """Add a fault."""
         findings, advice = (self.fatal, FATAL) if kind in FATAL else (self.warnings, WARNINGS)
         finding = next((each for each in findings if each.kind == kind), None)
         if finding is None:
@@ -148,7 +148,7 @@ class Report:
         return f"python tools/check_dataset.py {shlex.join(words)}"
 
     def to_text(self) -> str:
-        """Several lines for a reader."""
+        """The report as lines of text."""
         use = "training" if self.training else "test"
         lines = [f"{use} set {self.json_file}, images in {self.image_root} (looked at:"]
         lines[0] += f" {'names' if self.images == 'none' else self.images})"
@@ -173,7 +173,7 @@ class Report:
         return content
 
     def raise_if_fatal(self) -> None:
-        """Raise a UserError of one line with every fatal kind; return where there is none."""
+        """Raise a one-line UserError that lists every fatal kind, if there is any."""
         if self.fatal:
             kinds = (f"{each.kind} {each.count} (first: {each.examples[0]})" for each in self.fatal)
             raise UserError(f"{self.json_file}: {'; '.join(kinds)}; for more: {self.command}")
@@ -189,15 +189,15 @@ def check_dataset(
     images: str = "headers",
     longest: int = MAX_SIZE,
 ) -> Report:
-    """Look through a COCO-format data set as detectron2 would read it.
+    """Check a COCO-format data set as detectron2 would read it.
 
     Args:
-        training: for training, or else for evaluation, for which annotations may be missing.
-        num_classes: how many classes the model tells apart; None leaves that out.
-        masks: whether the model learns masks, too.
-        images: "none" (that the files are there), "headers" (their sizes, too) or "decode" (every
-            pixel: finds truncated files, takes as long as reading the set once).
-        longest: side of an image when the model sees it, in pixels; 0 where it is not resized.
+        training: whether the data set is for training; for evaluation annotations may be missing.
+        num_classes: number of classes of the model; None skips that check.
+        masks: whether the model learns masks.
+        images: "none" (files exist), "headers" (also their sizes) or "decode" (every pixel: finds
+            truncated files, takes as long as reading the whole set once).
+        longest: longest side of a resized image, in pixels; 0 if images are not resized.
     """
     if images not in IMAGE_CHECKS:
         raise UsageError(f"images {images!r}: expected one of {', '.join(IMAGE_CHECKS)}")
@@ -220,7 +220,7 @@ def check_dataset(
         report.add,
         training=training,
         masks=masks and training,
-        unique="minival" not in report.json_file,  # whose faults detectron2 knows and lets pass
+        unique="minival" not in report.json_file,  # detectron2 tolerates its duplicate ids
     )
     usable = counts.pop("usable")
     sizes = {"images": len(entries), "annotations": len(annotations), "categories": len(categories)}
@@ -228,7 +228,7 @@ def check_dataset(
     if not entries:
         report.add("no-images", '"images" is empty')
     if not usable and not training:
-        report.add("nothing-to-evaluate", f"{len(annotations)} annotations, none but crowds")
+        report.add("nothing-to-evaluate", f"{len(annotations)} annotations, all crowds")
     elif not usable and not report.fatal:  # else that may be why
         report.add("no-annotations", f"{len(annotations)} annotations, none usable")
     images_known = list(known.values())
@@ -242,10 +242,10 @@ def check_dataset(
 def check_configured_datasets(
     cfg: CfgNode, *, images: str = "headers", eval_only: bool = False
 ) -> list[Report]:
-    """A report for each COCO-format set of DATASETS.TRAIN and DATASETS.TEST, in this order.
+    """A report for each COCO-format data set of DATASETS.TRAIN, then of DATASETS.TEST.
 
     Raises:
-        UserError: a set is not registered, or its files are not there.
+        UserError: a data set is not registered, or its files are missing.
     """
     reports = []
     for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):
@@ -272,10 +272,10 @@ def check_configured_datasets(
 
 
 def warn_of_shared_images(train: Report, test: Report) -> None:
-    """Add to `test` a warning of the images that are in `train`, too.
+    """Add a warning to `test` about images that are also in `train`.
 
-    Shared is a file of the same name and the same path or number of bytes: frames of different
-    videos often share their names.
+    Shared images have the same file name and the same path or size in bytes: the names alone are
+    often equal, for example in frames of different videos.
     """
     for name, path in test.files.items():
         if name in train.files and _same_file(train.files[name], path):

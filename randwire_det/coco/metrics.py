@@ -1,3 +1,3 @@
-"""The names of COCO's AP in a table, in the order that pycocotools gives them."""
+"""The names of COCO's AP metrics, in pycocotools' order."""
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -1,4 +1,4 @@
-"""YAML configs: the shipped ones are found by bare name, and bad keys are met with the nearest.
+"""YAML configs: finds shipped files by bare name and suggests the nearest key for unknown ones.
 
 Works for any yacs-style node (detectron2's and fvcore's), so detection and pretraining share it.
 """
@@ -14,13 +14,13 @@ from ..strict import load_yaml, read_regular
 from .values import did_you_mean, nearest, numbers_in
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Installed, the configs lie inside the package; in a checkout, beside it.
+# The configs are inside an installed package, and next to it in a checkout.
 SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 MAX_DEPTH = 50  # of _BASE_s of _BASE_s
 
 
 def config_path(name: str) -> str:
-    """The path of a config file: `name` itself where it is a file, else the shipped one.
+    """The path of a config file: `name` itself if it is a file, otherwise the shipped one.
 
     Raises:
         UsageError: neither exists; the message lists what is shipped.
@@ -30,7 +30,7 @@ def config_path(name: str) -> str:
             return str(candidate)
     shipped = sorted(str(path.relative_to(SHIPPED)) for path in SHIPPED.rglob("*.yaml"))
     raise UsageError(
-        f"config {name!r} is no file; {did_you_mean(name, shipped)}shipped are:"
+        f"config {name!r} not found; {did_you_mean(name, shipped)}shipped configs:"
         f" {', '.join(shipped)}"
     )
 
@@ -51,7 +51,7 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
     for word in overrides:
         if word.startswith("--"):
             raise UsageError(
-                f"{_short(word, 100)} stands among the KEY VALUE pairs; options come before them"
+                f"{_short(word, 100)} among the KEY VALUE pairs: expected options before them"
             )
     if len(overrides) % 2:
         raise UsageError(
@@ -59,7 +59,7 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
         )
     _check_keys(cfg, overrides[::2], "command line")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        # A single-key mapping, so that both ways of setting a key share their rules.
+        # A nested mapping, so that files and overrides obey the same rules.
         try:
             nested = CfgNode._decode_cfg_value(value)
         except (RecursionError, MemoryError):
@@ -72,11 +72,11 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
 
 
 def _load(cfg: CfgNode, path: str, above: tuple[str, ...], known: dict[str, dict]) -> dict:
-    """A YAML file merged over its `_BASE_`s, which are relative to it, with its keys checked.
+    """Load a YAML file over its `_BASE_`s (relative to the file) and check its keys.
 
     Args:
-        above: the files that lead here by their `_BASE_`.
-        known: what came of the files so far by path, as two files may have one base.
+        above: the chain of files whose `_BASE_` leads here.
+        known: files loaded so far, by path; two files may share a base.
     """
     here = os.path.normpath(path)
     if here in known:
@@ -100,11 +100,11 @@ def _load(cfg: CfgNode, path: str, above: tuple[str, ...], known: dict[str, dict
             raise UsageError(f"{path}: {BASE_KEY} {base!r}, expected the path of a config file")
         base_path = os.path.normpath(Path(path).parent / Path(base).expanduser())
         if not Path(base_path).exists() and (SHIPPED / base).is_file():
-            base_path = str(SHIPPED / base)  # so that a config of one's own can build on these
+            base_path = str(SHIPPED / base)  # a user's config can build on a shipped one
         if base_path in (*above, here):
-            raise UsageError(f"{path}: {BASE_KEY} {base} leads back to a file that it is a base of")
+            raise UsageError(f"{path}: {BASE_KEY} {base} is circular; expected no cycle of bases")
         if len(above) == MAX_DEPTH:
-            raise UsageError(f"{path}: {BASE_KEY} {base} is one below {MAX_DEPTH} others")
+            raise UsageError(f"{path}: {BASE_KEY} {base}: expected at most {MAX_DEPTH} levels")
         _override(merged, _load(cfg, base_path, (*above, here), known), path)
     _override(merged, loaded, path)
     known[here] = copy.deepcopy(merged)
@@ -142,7 +142,7 @@ def _check_numbers(values: dict, where: str) -> None:
 
 
 def _short(text: str, most: int = 1000) -> str:
-    """On one line and of bounded length; yacs prints whole nodes, and the key last."""
+    """On one line and of bounded length; yacs prints whole nodes, with the key at the end."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
@@ -179,7 +179,7 @@ def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
                 # yacs allows new keys only where the node says so.
                 if isinstance(node, CfgNode) and node.is_new_allowed():
                     break
-                # Pretraining once had the keys of a network directly under MODEL.
+                # In older configs of pretraining, network keys are directly under MODEL.
                 moved = nearest(key.replace("MODEL.", "MODEL.RANDWIRE.", 1), known, cutoff=1)
                 close = moved or nearest(key, known, cutoff=0)
                 raise UsageError(f"{where}: unknown config key {key}; did you mean {close}?")

@@ -25,24 +25,24 @@ def add_spec_config(node: CfgNode) -> None:
     node.M = 5
     node.SEED = 1
     node.SEED_PER_STAGE = False  # give every stage a graph of its own
-    # A spec's JSON file, or a checkpoint: its wiring is taken and the keys above are not read.
-    # Or the spec itself: SPEC_ITSELF and its JSON.
+    # The network of a spec's JSON file or of a checkpoint, instead of the keys above. Or the spec
+    # itself: SPEC_ITSELF followed by its JSON.
     node.SPEC = ""
 
 
 def add_memory_config(node: CfgNode) -> None:
-    """Add what a training step keeps, which is no part of the network."""
-    # standard; or lean, which keeps less than half as much and computes the rest again.
+    """Add the memory mode of a training step, which does not affect the network."""
+    # standard; or lean, which saves less than half as many activations and recomputes the rest.
     node.MEMORY = "standard"
 
 
 def stored_values(text: str) -> dict:
-    """The config that a pretraining wrote into its checkpoint, as {"A.B": value}.
+    """The pretraining config in a checkpoint, as {"A.B": value}.
 
-    Older files have the keys of MODEL.RANDWIRE directly under MODEL; they come under today's names.
+    Older files have the keys of MODEL.RANDWIRE directly under MODEL; they are renamed.
 
     Raises:
-        UserError or AttributeError: `text` is no YAML, or none of KEY: VALUE lines.
+        UserError or AttributeError: `text` is not YAML of KEY: VALUE lines.
     """
     node = CfgNode()
     add_spec_config(node)
@@ -90,12 +90,12 @@ def read_spec(path: str) -> NetworkSpec:
     """The spec in a JSON file or in a checkpoint.
 
     Raises:
-        UserError: the file is missing, or neither, or of another kind of network.
+        UserError: the file is missing, is neither, or holds another kind of network.
     """
     if not path.endswith(".json"):
         spec = load_checkpoint(path).spec
         if spec is None:
-            raise UserError(f"spec {path}: no RandWire is in this checkpoint")
+            raise UserError(f"spec {path}: this checkpoint holds no RandWire")
         return spec
     try:
         return NetworkSpec.from_json(read_regular(path))
@@ -106,7 +106,7 @@ def read_spec(path: str) -> NetworkSpec:
 
 
 def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str) -> None:
-    """Refuse weights of another network, naming both and the keys to change.
+    """Refuse weights of another network, naming both networks and the keys to change.
 
     Args:
         theirs: the spec in the checkpoint at `path`.

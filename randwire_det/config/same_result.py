@@ -1,11 +1,11 @@
-"""Config keys, or their beginnings, that leave the result of a training as it is."""
+"""Config keys, or prefixes of keys, that do not affect the result of a training."""
 
 _BOTH_SIDES = ("MODEL.WEIGHTS", "MODEL.RANDWIRE.MEMORY", "OUTPUT_DIR")
 PRETRAINING = (
     *_BOTH_SIDES,
     *("DATA.", "TEST.", "DEVICE", "LOG_PERIOD", "CHECKPOINT", "COMPILE"),
 )
-# Among them what tells what other keys tell, too.
+# Includes keys whose effect other keys record.
 DETECTION = (
     *_BOTH_SIDES,
     *("MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK"),

@@ -1,4 +1,4 @@
-"""Values of a config, and names in it: what each may be, and the nearest known one."""
+"""Checks of config values: ranges, choices, and the nearest known name."""
 
 import difflib
 import math
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import UsageError
 
-FLOAT = 1e38  # about the largest number that torch computes with
+FLOAT = 1e38  # about the largest float32
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`, whatever the case; None where none is as like as `cutoff`.
+    """The known name most similar to `name`, ignoring case; None if none is similar enough.
 
     Args:
-        cutoff: from 0, any name, to 1, the same.
+        cutoff: the least similarity, 0 (any name) to 1 (equal).
     """
     upper = {each.upper(): each for each in known}
     close = difflib.get_close_matches(name.upper(), upper, n=1, cutoff=cutoff)
@@ -21,13 +21,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "did you mean ...? ", for the middle of a message; "" where no known name is near."""
+    """ "did you mean ...? ", for the middle of a message; "" if no known name is similar."""
     close = nearest(name, known)
     return f"did you mean {close}? " if close else ""
 
 
 def numbers_in(value) -> Iterator[int | float]:
-    """A value's own number, or those in its lists and tuples."""
+    """The numbers in a value, also those in nested lists and tuples."""
     if isinstance(value, list | tuple):
         for each in value:
             yield from numbers_in(each)
@@ -38,12 +38,12 @@ def numbers_in(value) -> Iterator[int | float]:
 def check_ranges(
     values: dict, ranges: dict[str, tuple[float, float]], infinite: tuple[str, ...] = ()
 ) -> None:
-    """Refuse a number out of its range, and one that torch cannot compute with.
+    """Refuse numbers that are out of range, or too large for float32.
 
     Args:
         values: {"A.B": value}.
-        ranges: lowest and highest by key, or by what keys end in: ".B".
-        infinite: keys that may be larger than FLOAT.
+        ranges: (lowest, highest) by key, or by the end of keys: ".B".
+        infinite: keys that may exceed FLOAT.
 
     Raises:
         UsageError: naming the key, its value and what was expected.
@@ -58,7 +58,7 @@ def check_ranges(
 
 
 def check_choices(values: dict, choices: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a word that is none of its key's.
+    """Refuse values that are not among the choices of their key.
 
     Raises:
         UsageError: naming the key, its value and what was expected.

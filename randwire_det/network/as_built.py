@@ -1,33 +1,33 @@
-"""Whether a module still is exactly what this package built: what the fast paths may rely on.
+"""Whether a module is still exactly what this package built, as the fast paths require.
 
-A fast path reads a module's tensors and computes with them itself, so that it would miss whatever
-else the module has become: another configuration, another class, a hook, a `forward` of its own.
+A fast path computes with a module's tensors directly and would ignore any other change: another
+configuration, another class, a hook, an overridden `forward`.
 """
 
 import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-# What a fast path stands in for, as it was when this package was imported.
+# The classes and methods that a fast path replaces, as they were when this package was imported.
 _FORWARDS = {
     nn.Conv2d: (nn.Conv2d.forward, nn.Conv2d._conv_forward),
     nn.BatchNorm2d: (nn.BatchNorm2d.forward, nn.BatchNorm2d._check_input_dim),
 }
 _CALLS = (nn.Module.__call__, nn.Module._call_impl)
 _METHODS = ("forward", "_conv_forward", "_check_input_dim", "_call_impl")
-# Both compute the same from the same four buffers; other classes of that name differ (DETR's has
-# its epsilon within its forward).
+# Both compute the same from the same four buffers; other classes of that name differ (DETR's has a
+# fixed epsilon in its forward).
 _FROZEN_NORMS = ("detectron2.layers.batch_norm", "torchvision.ops.misc")
 
 
 def classes_are_as_imported() -> bool:
-    """Whether torch's own layers are unpatched, and no hook is registered for all modules."""
+    """Whether torch's layers are unpatched and no global module hook is registered."""
     conv, norm = nn.Conv2d, nn.BatchNorm2d
     return (
         _FORWARDS[conv] == (conv.forward, conv._conv_forward)
         and _FORWARDS[norm] == (norm.forward, norm._check_input_dim)
         and not _has_any_global_hook()
-        # A tracer has its own in their place.
+        # A tracer replaces them by its own.
         and (is_traced() or (nn.Module.__call__, nn.Module._call_impl) == _CALLS)
     )
 
@@ -45,7 +45,7 @@ def is_untouched(module: nn.Module, methods: tuple[str, ...] = _METHODS) -> bool
 
 
 def conv_configuration(conv: nn.Conv2d) -> tuple:
-    """All that a convolution's forward depends on, besides the values of its weight."""
+    """Everything that a convolution's forward depends on, except the values of its weight."""
     return (
         *(conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode),
         conv.bias is None,
@@ -54,17 +54,17 @@ def conv_configuration(conv: nn.Conv2d) -> tuple:
 
 
 def is_plain_conv(conv: nn.Module, configuration: tuple) -> bool:
-    """Whether it is a Conv2d, and no subclass, with this configuration."""
+    """Whether `conv` is exactly Conv2d, not a subclass, with this configuration."""
     plain = type(conv) is nn.Conv2d and is_untouched(conv)
     return plain and conv_configuration(conv) == configuration
 
 
 def is_plain_norm(norm: nn.Module) -> bool:
-    """Whether it is exactly BatchNorm2d, affine and with running statistics, or FrozenBatchNorm2d
-    of detectron2 or torchvision. Subclasses do not count."""
+    """Whether `norm` is exactly BatchNorm2d, affine and with running statistics, or
+    FrozenBatchNorm2d of detectron2 or torchvision. Subclasses do not count."""
     kind = type(norm)
     if kind.__name__ == "FrozenBatchNorm2d" and kind.__module__ in _FROZEN_NORMS:
-        # What patches a class gives it a function from elsewhere.
+        # A patched forward is a function from another module.
         forward = (kind.forward.__module__, kind.forward.__qualname__)
         return forward == (kind.__module__, "FrozenBatchNorm2d.forward") and is_untouched(norm)
     if kind is not nn.BatchNorm2d or not is_untouched(norm):
@@ -86,7 +86,7 @@ def is_exported() -> bool:
 
 
 def is_batched(x: torch.Tensor) -> bool:
-    """Whether vmap, torch.func's or that of is_grads_batched=True, made a batch of x."""
+    """Whether x is a batched tensor of torch.func.vmap or of is_grads_batched=True."""
     functorch = torch._C._functorch
     return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
 

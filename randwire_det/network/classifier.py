@@ -19,8 +19,8 @@ class RandWireClassifier(nn.Module):
         spec: the network.
         num_classes: outputs of fc.
         head_channels: of the 1x1 convolution, 1280 in the paper.
-        dropout: chance of dropping an input of fc; the paper's regular regime takes 0.2.
-        norm: makes a normalisation layer for a channel count.
+        dropout: probability before fc; 0.2 in the paper's regular regime.
+        norm: maps a channel count to a normalisation layer.
         memory: of the trunk, "standard" or "lean".
     """
 
@@ -49,7 +49,7 @@ class RandWireClassifier(nn.Module):
 
 
 class Head(Foldable):
-    """The classifier's head, the only part of a classifier that a detector leaves out."""
+    """The classifier's head, the only part of a classifier that a detector does not use."""
 
     def __init__(self, in_channels, head_channels, num_classes, dropout, norm):
         super().__init__()
@@ -63,7 +63,7 @@ class Head(Foldable):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to logits (B, num_classes)."""
         x = F.relu(self.norm(self.conv(F.relu(x))))
-        x = x.mean((2, 3)).to(self.fc.weight.dtype)  # of another dtype where it was fused
+        x = x.mean((2, 3)).to(self.fc.weight.dtype)  # a fused trunk may have another dtype
         return self.fc(self.dropout(x))
 
     def is_plain(self) -> bool:

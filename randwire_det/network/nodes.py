@@ -1,4 +1,4 @@
-"""What one node does (section 3.2, Figure 2): aggregate, then ReLU - convolution - BN."""
+"""A node (section 3.2, Figure 2): weighted sum, then ReLU - convolution - BN."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,15 +18,15 @@ Norm = Callable[[int], nn.Module]  # channels -> a normalisation layer
 class Node(nn.Module):
     """Weighted sum with positive weights -> ReLU -> the stage's operation -> BN.
 
-    A node with one input has no weight: a positive scale there is absorbed by the BN that follows.
+    A node with one input has no weight: BN would absorb a positive scale.
 
     Args:
-        op: a name of `operations.OPERATIONS`, by default the 3x3 separable convolution.
+        op: a name in `operations.OPERATIONS`.
         in_channels: of every input.
         channels: of the output.
         num_inputs: input degree; the unique input node counts as one.
         stride: of the operation; 2 for the nodes right after a stage's input.
-        norm: makes the normalisation layer.
+        norm: maps a channel count to a normalisation layer.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Node(nn.Module):
     ):
         super().__init__()
         if num_inputs > 1:
-            # w = sigmoid(logit) is positive (footnote 4); zero starts every edge at one half.
+            # w = sigmoid(logit) is positive (footnote 4); zero initializes every weight to 0.5.
             self.edge_logits = nn.Parameter(torch.zeros(num_inputs))
         self.op = op
         layers = OPERATIONS[op](in_channels, channels, stride)
@@ -42,14 +42,14 @@ class Node(nn.Module):
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.norm = norm(channels)
-        if op == SEP_CONV3X3:  # the one that `wiring.run` knows
+        if op == SEP_CONV3X3:  # the only one that `wiring.run` implements
             self.built = tuple(conv_configuration(layer) for layer in layers.values())
 
     def forward(self, inputs: Sequence[Tensor], edge_mask: Tensor | None = None) -> Tensor:
         """`num_inputs` maps (B, in_channels, H, W) to one (B, channels, H/stride, W/stride).
 
         Args:
-            edge_mask: (num_inputs,), 0 for an edge that a training step leaves out, else 1.
+            edge_mask: (num_inputs,), 0 for an edge that is dropped in training mode, else 1.
         """
         x = F.relu(self.aggregate(inputs, edge_mask))
         for name in self.layer_names:
@@ -62,28 +62,28 @@ class Node(nn.Module):
         if weights is None:
             return inputs[0]
         total = inputs[0] * weights[0]
-        for position in range(1, len(inputs)):  # a weight at a time, which torch.fx can follow
+        for position in range(1, len(inputs)):  # indexing, not iteration: torch.fx can trace it
             total = torch.addcmul(total, inputs[position], weights[position])
         return total
 
     def edge_weights(self, edge_mask: Tensor | None = None) -> Tensor | None:
-        """(num_inputs,), positive but for an edge that is left out; None for a single input."""
+        """(num_inputs,), positive except for a dropped edge; None for a single input."""
         if not hasattr(self, "edge_logits"):
             return None
         weights = self.edge_logits.sigmoid()
         if edge_mask is None or not self.training:
             return weights
-        # A factor, so that every weight stays in the graph: DDP waits for the gradient of each.
+        # A factor keeps every weight in the graph: DDP waits for the gradient of each.
         return weights * edge_mask.to(weights.dtype)
 
-    # --- for `wiring.run`, which computes a whole stage by the same tensors
+    # --- for `wiring.run`, which computes a whole stage with the same tensors
 
     @property
     def takes_batch_statistics(self) -> bool:
         return type(self.norm) is nn.BatchNorm2d and self.norm.training
 
     def is_plain(self) -> bool:
-        """Whether the node still is what it was built as, and `wiring.run` knows all of it."""
+        """Whether the node is still as built and `wiring.run` implements all of it."""
         return (
             self.op == SEP_CONV3X3
             and is_untouched(self, ("forward", "aggregate", "edge_weights", "_call_impl"))
@@ -93,14 +93,14 @@ class Node(nn.Module):
         )
 
     def learned(self) -> list[Tensor]:
-        """What a plain node learns. DataParallel and FSDP make plain attributes of parameters,
-        which `parameters()` then passes over."""
+        """The trained tensors of a plain node. DataParallel and FSDP replace parameters by plain
+        attributes, which `parameters()` does not list."""
         edges = [self.edge_logits] if hasattr(self, "edge_logits") else []
         norm = self.norm
         return [*edges, self.depthwise.weight, self.pointwise.weight, norm.weight, norm.bias]
 
     def tensors(self, edge_mask: Tensor | None = None) -> NodeTensors:
-        """What the node computes with."""
+        """The tensors that the node computes with."""
         norm, statistics = self.norm, (None, None)
         if not self.takes_batch_statistics:
             statistics = norm.running_mean, norm.running_var
@@ -114,10 +114,10 @@ class Node(nn.Module):
 
     @torch.no_grad()
     def folded(self, dtype: torch.dtype | None) -> NodeTensors:
-        """As `tensors`, of a plain node in eval mode, with BN in the 1x1 convolution.
+        """As `tensors`, for a plain node in eval mode, with BN folded into the 1x1 convolution.
 
         Args:
-            dtype: of all but the edges' weights; by default their own.
+            dtype: of all tensors but the edge weights; unchanged by default.
         """
         pointwise, bias = fold(self.pointwise.weight, self.norm, dtype)
         depthwise = self.depthwise.weight.to(pointwise.dtype, copy=True)
@@ -125,13 +125,13 @@ class Node(nn.Module):
 
     @torch.no_grad()
     def record_statistics(self, affine: Affine) -> None:
-        """Take the batch's mean and variance into BN's running ones, as BN itself does."""
+        """Update BN's running statistics with those of the batch, as BN itself does."""
         norm = self.norm
         if affine.unbiased_var is None:
             return
         norm.num_batches_tracked += 1
         momentum = norm.momentum
-        if momentum is None:  # BN's way of saying: the mean of all batches
+        if momentum is None:  # BN's setting for a cumulative average
             momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
         for running, of_batch in (
             (norm.running_mean, affine.mean),
@@ -140,7 +140,7 @@ class Node(nn.Module):
             running.lerp_(of_batch[: len(running)].to(running.dtype), momentum)
 
 
-# As it was when this package was imported: a `Node.forward` patched for all nodes counts, too.
+# The methods at import, to detect a patched `Node.forward`.
 _METHODS = (Node.forward, Node.aggregate, Node.edge_weights)
 
 

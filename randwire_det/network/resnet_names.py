@@ -1,4 +1,4 @@
-"""What detectron2 calls the tensors of torchvision's ResNets."""
+"""Renames the tensors of torchvision's ResNets to detectron2's names."""
 
 import re
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def detectron2_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of torchvision's ResNet under the names in detectron2's.
+    """A state dict of a torchvision ResNet with detectron2's names.
 
-    BN's counters are left out together with fc: no output depends on them, and a FrozenBN has none.
+    fc and BN's counters are omitted: no feature depends on them, and FrozenBN has no counters.
     """
     renamed = {}
     for name, tensor in weights.items():

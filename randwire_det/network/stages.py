@@ -44,18 +44,18 @@ class ConvStage(Foldable):
 
 
 class Way(Enum):
-    """How a random stage is computed; all are the same function. `RandomStage.way` chooses."""
+    """How a random stage is computed; all give the same result. `RandomStage.way` chooses."""
 
-    NODE_BY_NODE = auto()  # section 3.2 as it is written, by torch's own modules
+    NODE_BY_NODE = auto()  # section 3.2 literally, by the nodes' modules
     INFER = auto()  # `wiring.infer`: no batch statistics, no gradients
-    PLAIN = auto()  # `wiring.run`: as INFER, as one piece of plain operations for a tracer
-    BATCH = auto()  # `wiring.run`: batch statistics, but no gradients
-    LEARN = auto()  # `wiring_backward.RandomWiring`: its own backward
-    LEAVE_OUT = auto()  # left out of a compiled training step, and run as in eager mode
+    PLAIN = auto()  # `wiring.run`: as INFER, but plain operations for a tracer
+    BATCH = auto()  # `wiring.run`: batch statistics, no gradients
+    LEARN = auto()  # `wiring_backward.RandomWiring`: with its own backward
+    LEAVE_OUT = auto()  # excluded from a compiled training step, runs eagerly
 
 
 class RandomStage(Foldable):
-    """A random wiring as a stage; the unique input and output node do no convolution."""
+    """A random wiring as a stage; the unique input and output node have no convolution."""
 
     def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
         super().__init__()
@@ -74,9 +74,9 @@ class RandomStage(Foldable):
 
         Args:
             x: (B, in_channels, H, W).
-            keep: what is kept for the backward; saving fewer maps means recomputing more.
+            keep: the maps saved for the backward; saving fewer means recomputing more.
             edge_mask: (edges into nodes with more than one input,), by target, then source; 0 for
-                an edge that is left out in training mode, else 1.
+                an edge that is dropped in training mode, else 1.
 
         Returns:
             (B, channels, ceil(H / stride), ceil(W / stride)).
@@ -90,32 +90,32 @@ class RandomStage(Foldable):
             return self._at_once(way, x.to(_autocast_dtype(x)), keep, edge_mask)
 
     def way(self, x: Tensor) -> Way:
-        """How the stage is computed for this input, as the modules and torch's state are now."""
-        # torch.fx follows plain operations on modules; of meta tensors torch knows no autocast.
+        """How to compute the stage for this input, given the modules and torch's current state."""
+        # torch.fx can trace the nodes' modules only; autocast does not support meta tensors.
         if isinstance(x, torch.fx.Proxy) or x.is_meta or not self.is_plain():
             return Way.NODE_BY_NODE
-        # Whether autograd will ask for a gradient.
+        # Whether autograd records this forward.
         recording = torch.is_grad_enabled() and (x.requires_grad or self.is_trained())
         by_batch = any(node.takes_batch_statistics for node in self.nodes)
         if is_traced():
-            # The same operations whether or not gradients are on: torch.jit.trace compares the two.
+            # The same operations with and without gradients: torch.jit.trace compares the two.
             if is_exported() or torch.jit.is_tracing():
                 return Way.NODE_BY_NODE if by_batch else Way.PLAIN
-            if recording:  # the compiler of CPUs takes minutes for a stage, and makes it slower
+            if recording:  # on CPUs compiling a stage takes minutes and makes it slower
                 return Way.LEAVE_OUT if x.device.type == "cpu" else Way.NODE_BY_NODE
-        # The rest has no rules for torch.func's transforms, nor for an empty batch's statistics.
+        # The fast paths do not support torch.func's transforms or statistics of an empty batch.
         elif is_transformed() or (len(x) == 0 and (recording or by_batch)):
             return Way.NODE_BY_NODE
         if recording:
             return Way.LEARN
         return Way.BATCH if by_batch else Way.INFER
 
-    @torch._disable_dynamo  # what torch.optim uses; torch.compiler.disable takes a second to import
+    @torch._disable_dynamo  # as in torch.optim; torch.compiler.disable takes a second to import
     def _left_out(self, x: Tensor, keep: Keep, edge_mask: Tensor | None) -> Tensor:
         return self(x, keep, edge_mask)
 
     def is_plain(self) -> bool:
-        """Whether `wiring.run` knows all there is in the nodes."""
+        """Whether `wiring.run` implements everything in the nodes."""
         plain = (
             classes_are_as_imported()
             and node_class_is_as_imported()
@@ -126,30 +126,30 @@ class RandomStage(Foldable):
         return plain and len({node.norm.eps for node in self.nodes}) == 1
 
     def is_trained(self) -> bool:
-        """Whether a weight of a plain stage asks for a gradient, a parameter or not."""
+        """Whether any weight of a plain stage requires a gradient."""
         learned = (each for node in self.nodes for each in node.learned())
         return any(each.requires_grad for each in learned)
 
     def _masks(self, edge_mask: Tensor | None) -> list[Tensor | None]:
-        """An edge mask of the stage as one of each node."""
+        """Split the stage's edge mask into one per node."""
         if edge_mask is None:
             return [None] * len(self.nodes)
         counts = [len(sources) for sources in self.dag.predecessors]
         return list(edge_mask.split([count if count > 1 else 0 for count in counts]))
 
     def node_by_node(self, x: Tensor, edge_mask: Tensor | None = None) -> Tensor:
-        """Section 3.2 as it is written."""
+        """Section 3.2 literally, one node after the other."""
         maps = []
         masks = self._masks(edge_mask)
         for node, sources, mask in zip(self.nodes, self.dag.predecessors, masks, strict=True):
             inputs = [maps[source] for source in sources] or [x]
-            # A module that was put in a node's place need not know of masks.
+            # A module that replaces a node need not accept a mask.
             maps.append(node(inputs) if mask is None else node(inputs, mask))
         outputs = [maps[node] for node in self.dag.output_nodes]
         return sum(outputs[1:], start=outputs[0]) / len(outputs)
 
     def _at_once(self, way: Way, x: Tensor, keep: Keep, edge_mask: Tensor | None) -> Tensor:
-        """The same by `wiring`."""
+        """The same, by the functions of `wiring` and `wiring_backward`."""
         plan, masks = self.plan(), self._masks(edge_mask)
         tensors = [node.tensors(mask) for node, mask in zip(self.nodes, masks, strict=True)]
         if way is Way.INFER:
@@ -165,7 +165,7 @@ class RandomStage(Foldable):
         return output
 
     def plan(self) -> Plan:
-        """Of a plain stage. Node 0 reads the stage's input in every wiring."""
+        """The plan of a plain stage. Node 0 reads the stage's input in every wiring."""
         first = self.nodes[0]
         widths = (self.in_channels, self.channels)
         return Plan(self.dag, first.depthwise.stride[0], *widths, first.norm.eps)
@@ -178,7 +178,7 @@ _NODE_BY_NODE = RandomStage.node_by_node
 
 
 class FoldedStage(nn.Module):
-    """A random wiring for inference, BN in the 1x1 convolutions; see `fuse`."""
+    """A random wiring for inference, with BN folded into the 1x1 convolutions; see `fuse`."""
 
     def __init__(self, stage: RandomStage, dtype: torch.dtype | None):
         super().__init__()
@@ -192,7 +192,7 @@ class FoldedStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
-        if isinstance(x, torch.fx.Proxy):  # a leaf: the widths are compared with those of x
+        if isinstance(x, torch.fx.Proxy):  # a leaf module: the code below compares shapes
             path = x.tracer.path_of_module(self)
             return x.tracer.create_proxy("call_module", path, (x,), {})
         tensors = [
@@ -200,7 +200,7 @@ class FoldedStage(nn.Module):
             for node in self.nodes
         ]
         x = x.to(tensors[0].beta.dtype)
-        if x.is_meta:  # of which torch knows no autocast
+        if x.is_meta:  # not supported by autocast
             return run(self.plan, x, tensors)[0]
         x = x.to(_autocast_dtype(x))
         with torch.autocast(x.device.type, enabled=False):
@@ -210,7 +210,7 @@ class FoldedStage(nn.Module):
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """What a convolution of x computes in; autocast leaves doubles alone."""
+    """The dtype that a convolution of x computes in; autocast does not cast doubles."""
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(device)

@@ -21,25 +21,25 @@ MEMORY = ("standard", "lean")
 
 
 class RandWire(nn.Module):
-    """The trunk: an image to the maps of the stages asked for.
+    """The trunk: maps images to the outputs of the requested stages.
 
     Args:
         spec: the network.
-        out_features: names of the stages to put out, default conv2 and all after it. Stages past
-            the last of them are not built.
-        norm: makes a normalisation layer for a channel count.
-        memory: "standard", or "lean": a training step keeps less than half as much for its
-            backward, and computes the rest again there.
+        out_features: names of the stages to return, by default conv2 and all later ones. Stages
+            after the last of them are not built.
+        norm: maps a channel count to a normalisation layer.
+        memory: "standard", or "lean": a training step saves less than half as many activations
+            and recomputes the rest in the backward.
 
     Attributes:
-        out_channels, out_strides: by name, for the features put out, in order of depth.
-        dropped_edge: as given to `drop_edge`, None at first.
+        out_channels, out_strides: by name, for the returned features, in order of depth.
+        dropped_edge: the argument of the last `drop_edge`, initially None.
 
     Raises:
-        UserError: a feature that the spec does not have, or none; an unknown memory; and on loading
-            a state dict, one that belongs to another spec. Almost every tensor keeps its name and
-            shape under any wiring, so every state dict holds the spec's digest as `spec_digest`:
-            (32,), a byte each, in float32, so that an average of state dicts still has it.
+        UserError: no feature, one that the spec does not have, or an unknown memory; when a state
+            dict is loaded, one of another spec. Almost all tensors have the same names and shapes
+            under any wiring, so every state dict holds the spec's digest as `spec_digest`: (32,),
+            one byte each, in float32, so that it survives averaging state dicts.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class RandWire(nn.Module):
             channels, stride = stage.channels, stride * stage.stride
             if stage.name in wanted:
                 self.out_channels[stage.name], self.out_strides[stage.name] = channels, stride
-        # Of all `droppable_edges`, 0 for the one left out. Not a buffer: a buffer holds only
-        # what a state dict brings back.
+        # One entry per `droppable_edges()`, 0 for the dropped one. Not a buffer: buffers hold only
+        # what a state dict restores.
         self._edge_mask: Tensor | None = None
         self.dropped_edge: tuple[str, int, int] | None = None
         self.apply(initialise)
@@ -77,9 +77,9 @@ class RandWire(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W), normalised, to {name: (B, channels, ceil(H / stride), ...)}.
 
-        The maps are what the stage's unique output node puts out, before any ReLU.
+        The maps are those of the stages' unique output nodes, before any ReLU.
         """
-        # Depthwise convolutions are several times faster in channels-last, which vmap has not.
+        # Depthwise convolutions are much faster in channels-last, which vmap does not support.
         if is_traced() or not is_transformed():
             x = x.contiguous(memory_format=torch.channels_last)
         features = {}
@@ -91,7 +91,7 @@ class RandWire(nn.Module):
         return features
 
     def _arguments(self, device: torch.device) -> dict[str, tuple]:
-        """For every random stage, its arguments after its input."""
+        """For every random stage, its arguments after the input."""
         keep = self._what_to_keep()
         if self._edge_mask is None:
             return {name: (each,) for name, each in keep.items()}
@@ -101,15 +101,15 @@ class RandWire(nn.Module):
         return {name: (each, masks.get(name)) for name, each in keep.items()}
 
     def _what_to_keep(self) -> dict[str, Keep]:
-        """For every random stage, what a training step keeps for its backward."""
+        """For every random stage, the maps that a training step saves for the backward."""
         stages = {name: getattr(self, name) for name in self.stage_names}
         stages = {name: each for name, each in stages.items() if isinstance(each, RandomStage)}
         if self.memory == "standard":
-            # The late stages' maps are small: one more of each node costs little memory.
+            # The maps of late stages are small: saving one more per node costs little memory.
             late = {name: Keep.CONVOLUTIONS for name in stages if name in ("conv4", "conv5")}
             return dict.fromkeys(stages, Keep.SUMS_AND_MAPS) | late
         keep = dict.fromkeys(stages, Keep.MAPS)
-        # The backward comes to the first one when it has let go of the others.
+        # The backward reaches the first stage after it has freed the maps of the others.
         trained = (name for name, stage in stages.items() if _is_trained(stage))
         first = next(trained, None)
         return keep if first is None else keep | {first: Keep.NOTHING}
@@ -119,7 +119,7 @@ class RandWire(nn.Module):
         return fuse(self, dtype)
 
     def droppable_edges(self) -> list[tuple[str, int, int]]:
-        """The edges whose target has other inputs, too: (source, target) nodes of a stage.
+        """The edges whose target has other inputs as well.
 
         Returns:
             (stage, source, target) of each, in the order of the spec.
@@ -134,23 +134,23 @@ class RandWire(nn.Module):
         ]
 
     def drop_edge(self, edge: tuple[str, int, int] | None) -> None:
-        """Leave one edge out of the forwards in training mode, until the next call (section 4.2).
+        """Drop one edge in training mode, until the next call (section 4.2).
 
-        The other edges keep their weights. In eval mode nothing is left out.
+        The other edges keep their weights. In eval mode no edge is dropped.
 
         Args:
-            edge: one of `droppable_edges()`; None leaves none out.
+            edge: one of `droppable_edges()`; None drops none.
 
         Raises:
-            UserError: no such edge, or the only one into its target.
+            UserError: the edge does not exist, or is the only one into its target.
         """
         edges = self.droppable_edges()
         if edge is not None and edge not in edges:
             raise UserError(f"edge {edge}: expected one of droppable_edges()")
         self.dropped_edge, self._edge_mask = edge, None
         if edge is not None:
-            # A new tensor each time, as another edge may be left out before a backward. Each step
-            # has one, whichever the edge, so that a compiled step is not compiled again.
+            # A new tensor each time, as the next edge may be dropped before this step's backward.
+            # Every step has one, so that a compiled step is not recompiled.
             self._edge_mask = torch.ones(len(edges), device="cpu")
             self._edge_mask[edges.index(edge)] = 0
 
@@ -160,10 +160,10 @@ class RandWire(nn.Module):
 
     @property
     def spec_digest(self) -> Tensor:
-        """The spec's digest as it stands in a state dict: (32,), a byte each, float32.
+        """The spec's digest for a state dict: (32,), one byte each, float32.
 
-        Made for every state dict, and no buffer: averaging or casting a model in place, or giving
-        it memory that was never filled, leaves it alone.
+        Computed for every state dict and not a buffer, so that averaging or casting a model in
+        place, or materializing it from the meta device, does not change it.
         """
         digest = list(bytes.fromhex(self.spec.digest))
         return torch.tensor(digest, dtype=torch.float32, device="cpu")
@@ -179,13 +179,13 @@ class RandWire(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )
-        if key in unexpected:  # for torch, only parameters and buffers are expected
+        if key in unexpected:  # torch expects parameters and buffers only
             unexpected.remove(key)
 
     def _check_digest(self, theirs: Tensor) -> None:
         name = "unreadable"
         if theirs.shape == (32,) and not theirs.is_meta:
-            # Rounded: an average of equal state dicts, or one cast to half, is off by a little.
+            # Rounded: averaging equal state dicts, or casting to half, changes the values slightly.
             theirs = theirs.detach().to("cpu", torch.float64).round()
             if torch.equal(theirs, self.spec_digest.double()):
                 return

@@ -1,12 +1,12 @@
-"""A random wiring's forward with fewer passes and kept maps; `wiring_backward` is its way back.
+"""The forward of a random wiring with fewer passes over memory; its backward: `wiring_backward`.
 
-The arithmetic is section 3.2's, rearranged in three ways:
+The arithmetic is that of section 3.2, rearranged in three ways:
 
-- A node hands out what its 1x1 convolution gives, together with its BN as a scale and a shift per
-  channel. Its readers apply those within their weighted sum, so that no normalised map is written.
-- Of a node's four maps (sum after ReLU, depthwise output, 1x1 output, BN output) `Keep` says which
-  are kept for the backward. The rest is computed again there; only the 1x1 convolution costs much.
-- Maps inside may be wider than the stage, where the hardware likes it; the channels more are zero.
+- A node outputs its 1x1 convolution's map, and its BN as a scale and a shift per channel. Its
+  readers apply these within their weighted sum, so that no normalised map is written.
+- `Keep` says which of a node's maps (sum after ReLU, depthwise output, 1x1 output) are saved for
+  the backward. The others are recomputed there; only the 1x1 convolution is expensive.
+- Maps inside a stage may be padded with zero channels to a width that the hardware prefers.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ..spec.graphs import Dag
 
-PART_BYTES = 3_000_000  # of one map; half and twice as much do about as well
+PART_BYTES = 3_000_000  # of one map; half or twice as much is about as fast
 
 
 class Keep(Enum):
-    """What a forward keeps of every node for the backward, each less than the one before."""
+    """The maps that a forward saves per node for the backward, in descending order of memory."""
 
     CONVOLUTIONS = "the sum after ReLU, and the outputs of both convolutions"
     SUMS_AND_MAPS = "the sum after ReLU, and the 1x1 convolution's output"
@@ -32,14 +32,14 @@ class Keep(Enum):
 
 
 class NodeTensors(NamedTuple):
-    """What one node computes with.
+    """The tensors of one node.
 
     Attributes:
         edges: (inputs,), the positive weights; None for a node with one input.
         depthwise: (in, 1, 3, 3).
         pointwise: (out, in, 1, 1).
-        gamma, beta: (out,), BN's; without gamma, BN is folded into pointwise and beta its bias.
-        mean, var: (out,), what BN normalises by; None where it takes those of the batch.
+        gamma, beta: (out,), of BN; if gamma is None, BN is folded and beta is pointwise's bias.
+        mean, var: (out,), of BN; None if it uses those of the batch.
     """
 
     edges: Tensor | None
@@ -51,7 +51,7 @@ class NodeTensors(NamedTuple):
     var: Tensor | None
 
     def at(self, in_width: int, width: int, dtype: torch.dtype) -> "NodeTensors":
-        """The same at the widths of the maps read and put out; the channels more are zero.
+        """The tensors padded with zeros to the widths of the input and output maps.
 
         Args:
             dtype: of the convolutions' weights.
@@ -73,11 +73,11 @@ class NodeTensors(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """BN as map * scale + shift, and what it is made of; each (width,).
+    """BN as map * scale + shift, and its statistics; each (width,).
 
     Attributes:
-        var: that BN was given to normalise by; None where it took that of the batch.
-        unbiased_var: of the batch, for the running statistics; None where BN did not take it.
+        var: the running variance that BN used; None if it used that of the batch.
+        unbiased_var: of the batch, for the running statistics; None if BN did not use the batch.
     """
 
     scale: Tensor
@@ -91,12 +91,12 @@ class Affine(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The maps of each node that are kept for the backward, None for those that are not.
+    """The maps of each node that are saved for the backward; None if not saved.
 
     Attributes:
-        sums: after ReLU, which the depthwise convolution reads.
-        depthwise_outputs: the depthwise convolution's outputs, which the 1x1 convolution reads.
-        maps: the 1x1 convolution's outputs, which BN reads.
+        sums: weighted sums after ReLU, inputs of the depthwise convolutions.
+        depthwise_outputs: inputs of the 1x1 convolutions.
+        maps: outputs of the 1x1 convolutions, inputs of BN.
     """
 
     sums: list[Tensor | None]
@@ -105,7 +105,7 @@ class Kept(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is fixed of a stage.
+    """The constants of a stage.
 
     Attributes:
         stride: of its input nodes.
@@ -121,35 +121,35 @@ class Plan(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Of the maps inside, at least `channels`."""
+        """Width of the maps inside the stage, at least `channels`."""
         return padded_width(self.channels)
 
     def widths_of(self, index: int) -> tuple[int, int]:
-        """Of the maps that a node reads and puts out."""
+        """Widths of a node's input and output maps."""
         in_channels = self.channels if self.dag.predecessors[index] else self.in_channels
         return padded_width(in_channels), self.width
 
 
 def padded_width(channels: int) -> int:
-    """The next multiple of 16, which the hardware likes, where it costs at most 4 % more.
+    """The next multiple of 16, which is faster, if it costs at most 4 % more channels.
 
-    Past 512 a multiple of 8 does as well, and a copy of the weights takes as much as it saves.
+    Above 512 a multiple of 8 is as fast, and copying the weights would cost what padding saves.
     """
     wider = -(-channels // 16) * 16
     return wider if channels <= 512 and wider <= 1.04 * channels else channels
 
 
 def padded(x: Tensor, width: int) -> Tensor:
-    """A map (B, channels, H, W) as one of `width` channels; those more are zero."""
+    """Pad a map (B, channels, H, W) with zeros to `width` channels."""
     return x if x.shape[1] == width else F.pad(x, (0, 0, 0, 0, 0, width - x.shape[1]))
 
 
 def infer(plan: Plan, x: Tensor, nodes: Sequence[NodeTensors]) -> Tensor:
-    """The output of `run` without batch statistics, of a few images after another on a CPU.
+    """The output of `run` without batch statistics, on a CPU a few images at a time.
 
-    A stage's maps then stay in its caches, and one that is let go of is small enough for the next
-    map to take its place: the system would clear memory anew for a large one, which costs as much
-    as a depthwise convolution.
+    The stage's maps then stay in the caches, and the allocator reuses the memory of a freed map.
+    For large maps the system would zero fresh memory, which costs as much as a depthwise
+    convolution.
     """
     parts = 1
     if x.device.type == "cpu":
@@ -167,14 +167,14 @@ def run(
     keep: Keep = Keep.NOTHING,
     affines: Sequence[Affine | None] | None = None,
 ) -> tuple[Tensor, Kept, list[Affine | None]]:
-    """A stage's forward, without a record for autograd.
+    """The forward of a stage, without autograd.
 
     Args:
         x: (B, in_channels, H, W), in the dtype to compute in.
         affines: BN scales and shifts to reuse; recomputed if None.
 
     Returns:
-        the output (B, channels, ceil(H / stride), ...); what `keep` says of each node; and its BN.
+        the output (B, channels, ceil(H / stride), ...), the saved maps, and BN of each node.
     """
     count = plan.dag.num_nodes
     sums, depthwise_outputs, maps = kept = Kept([None] * count, [None] * count, [None] * count)
@@ -188,7 +188,7 @@ def run(
         depthwise_output = depthwise(total, node.depthwise, plan.stride if not sources else 1)
         if keep is Keep.CONVOLUTIONS:
             depthwise_outputs[index] = depthwise_output
-        del total  # what is let go of at once is the next map's memory, still in the cache
+        del total  # freed now, its memory is reused for the next map while still in the cache
         bias = node.beta.to(x.dtype) if node.gamma is None else None
         maps[index] = F.conv2d(depthwise_output, node.pointwise, bias)
         del depthwise_output
@@ -203,12 +203,12 @@ def run(
 
 
 def relu_of_input(plan: Plan, x: Tensor) -> Tensor:
-    """ReLU of a stage's input, at the width that its input nodes read."""
+    """ReLU of a stage's input, padded to the width that its input nodes read."""
     return F.relu(padded(x, padded_width(plan.in_channels)))
 
 
 def sum_of(sources, weights, maps, affines) -> Tensor:
-    """ReLU of the weighted sum of what the sources hand out, as a map of its own."""
+    """ReLU of the weighted sum of the sources' outputs, as a new map."""
     if weights is None and affines[sources[0]] is None:
         return F.relu(maps[sources[0]])
     return _weighted(sources, [None] if weights is None else weights, maps, affines).relu_()
@@ -221,7 +221,7 @@ def _mean_of(plan: Plan, maps, affines) -> Tensor:
 
 
 def _weighted(sources, weights, maps, affines, channels: int | None = None) -> Tensor:
-    """The weighted sum of what the sources hand out, of all channels or of the first ones."""
+    """The weighted sum of the sources' outputs, of all channels or the first `channels`."""
     total = shift = None
     factors = []
     for source, weight in zip(sources, weights, strict=True):
@@ -257,7 +257,7 @@ def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:
         return None
     mean, var, unbiased = node.mean, node.var, None
     if mean is None:
-        if data.numel() == data.shape[1]:  # torch's own words
+        if data.numel() == data.shape[1]:  # the same message as torch's
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {data.shape}"
             )

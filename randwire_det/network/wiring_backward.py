@@ -17,13 +17,13 @@ With g(a) for the gradient of the loss by a, from the last node to the first:
     g(s_v) = g(x_v) where x_v > 0, else 0
     g(y_u) += w_uv g(s_v)                   in place, one pass an edge
 
-An edge's own gradient would take a product of two maps, summed: g(w_uv) = <g(s_v), y_u>. Put
-y_u = gamma n_u + beta with the normalised map n_u into it:
+The gradient of an edge weight would be the sum over a product of two maps, g(w_uv) = <g(s_v), y_u>.
+With y_u = gamma n_u + beta, where n_u is the normalised map, it becomes
 
     g(w_uv) = sum_c gamma_c <g(s_v), n_u>_c + beta_c <g(s_v), 1>_c
 
-Both inner products over (B, H, W), one number a channel, are what BN's backward of u returns as the
-gradients of gamma and beta for an output gradient g(s_v). So it is called for these two alone, and
+Both inner products over (B, H, W), one number per channel, are the gradients of gamma and beta that
+BN's backward of u returns for the output gradient g(s_v). So it is called for these two only, and
 no product of maps is written.
 """
 
@@ -39,10 +39,9 @@ class RandomWiring(torch.autograd.Function):
 
     Args:
         statistics: a list, to which the `Affine` of every node is appended.
-        flat: the `NodeTensors` of all nodes, one after the other.
+        flat: the `NodeTensors` of all nodes, concatenated.
 
-    A graph that is kept (retain_graph=True) can be gone back through again: what was kept is then
-    computed anew.
+    A second backward through a retained graph (retain_graph=True) recomputes the saved maps.
     """
 
     @staticmethod
@@ -51,7 +50,7 @@ class RandomWiring(torch.autograd.Function):
         output, ctx.kept, affines = run(plan, x, nodes, keep)
         statistics.extend(affines)
         ctx.plan, ctx.affines = plan, affines
-        # Of what is kept no map by save_for_backward, which would hold all until the stage's end.
+        # Not by save_for_backward, which would hold all maps until the end of the stage's backward.
         ctx.save_for_backward(x, *flat)
         return output
 
@@ -68,7 +67,7 @@ class RandomWiring(torch.autograd.Function):
                 " no batched gradients; expected one autograd.grad at a time, torch.func.vjp, or a"
                 " trunk whose stages run by RandomStage.node_by_node"
             )
-        # As the forward was run, whatever the context that the backward is called in.
+        # In the forward's autocast context, whatever that of the backward is.
         with torch.autocast(gradient.device.type, enabled=False):
             return _gradients(ctx, gradient)
 
@@ -84,7 +83,7 @@ def _gradients(ctx, gradient):
     outputs = ctx.plan.dag.output_nodes
     share = padded(gradient / len(outputs), ctx.plan.width)
     share = share.contiguous(memory_format=torch.channels_last)
-    for node in outputs:  # which no other node reads, so that nothing is added to it
+    for node in outputs:  # no other node reads them: their gradients are complete
         back.grad_outputs[node] = share
     del share
     found = [None] * len(nodes)
@@ -94,11 +93,11 @@ def _gradients(ctx, gradient):
 
 
 class _Backward:
-    """The way back through a stage, node by node from the last to the first.
+    """The backward of a stage, node by node from the last to the first.
 
     Attributes:
-        grad_outputs: gradients of what the nodes hand out, BN applied; complete once all readers of
-            a node have been gone through, and let go of with the node.
+        grad_outputs: gradients of the nodes' outputs y; complete once all readers of a node are
+            processed, and freed with the node.
     """
 
     def __init__(self, plan, x, nodes, kept, affines, input_needs_grad):
@@ -109,7 +108,7 @@ class _Backward:
         self.grad_relu_input = None
 
     def through(self, index: int, needed: NodeTensors) -> NodeTensors:
-        """The gradients of a node's tensors, as far as needed; adds to those of its sources."""
+        """The needed gradients of a node's tensors; accumulates those of its sources' outputs."""
         sources = self.plan.dag.predecessors[index]
         node = self.nodes[index]
         depthwise_weight, pointwise_weight = node.weights_at(
@@ -147,7 +146,7 @@ class _Backward:
         return NodeTensors(*map(_fitted, found, node))
 
     def grad_input_map(self) -> Tensor | None:
-        """The gradient of the stage's input, once all nodes have been gone through."""
+        """The gradient of the stage's input, once all nodes are processed."""
         if self.grad_relu_input is None:
             return None
         return torch.ops.aten.threshold_backward(
@@ -155,7 +154,7 @@ class _Backward:
         )
 
     def _sum_of(self, index):
-        """The node's sum after ReLU, computed again where it was not kept."""
+        """The node's sum after ReLU, recomputed if it was not saved."""
         sources = self.plan.dag.predecessors[index]
         if self.sums[index] is not None:
             return self.sums[index]
@@ -166,7 +165,7 @@ class _Backward:
         return self.relu_x
 
     def _through_norm(self, index, gradient, mask):
-        """The gradients of a node's map, gamma and beta, as far as `mask` says."""
+        """The gradients of a node's map, gamma and beta that `mask` selects."""
         affine = self.affines[index]
         by_batch = affine.var is None
         return torch.ops.aten.native_batch_norm_backward(
@@ -183,14 +182,14 @@ class _Backward:
     def _into(self, sources, weights, gradient, needed) -> Tensor | None:
         """Add w_uv g(s_v) to the gradient of each source; returns the gradients of the weights."""
         found = [None] * len(sources)
-        # The last may take the memory of the node's gradient, if it is the first to be given one.
+        # The last source may reuse the memory of the node's gradient, if it has no gradient yet.
         positions = sorted(
             range(len(sources)), key=lambda position: self.grad_outputs[sources[position]] is None
         )
         for position in positions:
             source = sources[position]
             if needed:
-                # g(w_uv), by the gradients of gamma and beta of the source's BN.
+                # g(w_uv) from the gradients of the source's gamma and beta.
                 _, along_scale, along_shift = self._through_norm(
                     source, gradient, [False, True, True]
                 )
@@ -209,7 +208,7 @@ class _Backward:
 
 
 def _through_conv(gradient, data, weight, mask, stride=1):
-    """The gradients of `data` and `weight`, as far as `mask` says."""
+    """The gradients of `data` and `weight` that `mask` selects."""
     padding, groups = weight.shape[2] // 2, data.shape[1] // weight.shape[1]
     places = ([stride, stride], [padding, padding], [1, 1], False, [0, 0], groups)
     backward = torch.ops.aten.convolution_backward
@@ -217,9 +216,9 @@ def _through_conv(gradient, data, weight, mask, stride=1):
 
 
 def _fitted(gradient, tensor):
-    """A gradient at the width run at, as one of the tensor's own size, dtype and strides.
+    """A gradient at the padded width, cut to the tensor's size, dtype and strides.
 
-    Torch would copy one in other strides, or in a part of what it lies in, once more.
+    Torch would copy a gradient with other strides, or a view into a larger tensor, again.
     """
     if gradient is None:
         return None

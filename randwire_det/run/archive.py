@@ -1,9 +1,8 @@
-"""A file of torch.save, read as plain data and tensors once it is held to what torch.save writes.
+"""Reads a torch.save file safely: every byte is verified before torch.load sees the file.
 
-torch.load compares no checksum, and takes the archive's directory at its word: with one bit of a
-record's attributes changed it takes the record for a folder and hands out whatever memory holds. So
-before torch sees a file, its directory must say what torch.save says of every record, and every
-record must have its checksum.
+torch.load verifies no checksum and trusts the archive's directory: a single flipped bit can make it
+treat a record as a folder and return uninitialized memory. Therefore each directory entry must be
+exactly what torch.save writes, and each record's checksum must match.
 """
 
 import os
@@ -18,19 +17,19 @@ from torch import Tensor
 
 from ..errors import UserError
 
-SIGNATURE = b"PK\x03\x04"  # by which torch.load tells an archive
+SIGNATURE = b"PK\x03\x04"  # how torch.load recognizes an archive
 FOLDER = 0x10  # among a record's external attributes
 SIZES_FOLLOW, UTF8 = 0x8, 0x800  # the flags that torch.save sets
 LONGEST_REASON = 200  # characters; a name in the file may be as long as the file
 
 
 def read_plain(path: str | Path):
-    """torch.load of plain data and dense tensors on the CPU, all of it as it was written.
+    """torch.load of verified plain data and dense tensors, onto the CPU.
 
     Raises:
-        UserError: no such file; one that torch.save (since torch 1.6) did not write, or that is not
-            as it was written; one that holds more than plain data and tensors, or a tensor that no
-            weight can be: meta, sparse, quantized, or larger than the file.
+        UserError: the file is missing, damaged or not from torch.save (torch 1.6 or later); it
+            holds objects other than plain data and tensors, or a tensor that is meta, sparse,
+            quantized, or larger than the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,7 +60,7 @@ def read_plain(path: str | Path):
 
 
 def check_tensors(data, path: str | Path, file_size: int) -> None:
-    """Refuse tensors that are not dense, or larger than a file of so many bytes can hold.
+    """Refuse tensors that are not dense, or larger than a file of `file_size` bytes can hold.
 
     Raises:
         UserError: names the tensor.
@@ -72,9 +71,9 @@ def check_tensors(data, path: str | Path, file_size: int) -> None:
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Read every record of an archive once, and compare its checksum.
+    """Read every record of an archive once and verify its checksum.
 
-    Nothing is inflated: torch.save compresses nothing.
+    Records are not decompressed: torch.save stores them as they are.
 
     Raises:
         zipfile.BadZipFile: the archive is not as torch.save writes one.
@@ -104,7 +103,7 @@ def _not_as_written(record: zipfile.ZipInfo) -> str | None:
 
 
 def _tensors(content) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested plain data, with the key it stands under; data may refer to itself."""
+    """Every tensor in nested plain data, with its key; the data may contain cycles."""
     pending, seen = [("", content)], set()
     while pending:
         name, value = pending.pop()
@@ -124,13 +123,13 @@ def _may_hold(value) -> bool:
 
 
 def _not_dense(tensor: Tensor, file_size: int) -> str | None:
-    """Why a tensor's numbers are not all in a file of so many bytes; None where they are."""
+    """Why a tensor is not fully stored in a file of `file_size` bytes; None if it is."""
     if tensor.is_meta:
         return "has a shape and no content (it was saved from the meta device)"
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
         kind = "quantized" if tensor.is_quantized else f"of the layout {tensor.layout}"
         return f"is {kind}; expected a dense tensor of plain numbers"
-    # Expanded, a single number may take any shape, and any memory as soon as it is computed with.
+    # An expanded tensor stores one number but can claim any shape, and any amount of memory later.
     if tensor.numel() * tensor.element_size() > file_size:
         return f"has the shape {tuple(tensor.shape)}, more than the file of {file_size} bytes holds"
     return None

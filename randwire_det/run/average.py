@@ -1,4 +1,4 @@
-"""The average of a model's weights over a training, which often does better than the last ones."""
+"""Exponential moving average of a model's weights, which often beats the final weights."""
 
 import copy
 
@@ -7,12 +7,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights; its counters and digest are just copied.
+    """Exponential moving average of a model's weights; integer counters and digests are copied.
 
     Args:
         model: the average starts as a copy of it.
-        decay: share of the average that stays at each update. It is (1 + n) / (10 + n) at update n
-            where that is less, so that the first random weights are soon forgotten.
+        decay: weight of the old average in an update. Update n uses min(decay, (1 + n) / (10 + n)),
+            so that the initial weights are forgotten quickly.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -24,7 +24,7 @@ class WeightAverage:
         self._copies = [(ours[name], theirs[name]) for name in ours.keys() - set(averaged)]
 
     def update(self, n: int) -> None:
-        """Take in the model's weights as they are now."""
+        """Update the average with the model's current weights."""
         decay = min(self.decay, (1 + n) / (10 + n))
         get_ema_multi_avg_fn(decay)(*self._averages, n)
         for ours, theirs in self._copies:

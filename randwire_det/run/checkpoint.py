@@ -1,19 +1,19 @@
-"""One file that holds weights, network and preprocessing, written so that it is whole or absent.
+"""Checkpoints: weights, network and preprocessing in one file, written atomically.
 
-Plain data and tensors only, so `torch.load(..., weights_only=True)` reads it and a file from
-elsewhere cannot run code. Layout (version 1):
+A checkpoint holds plain data and tensors only: `torch.load(..., weights_only=True)` reads it, and
+an untrusted file cannot run code. Layout (version 1):
 
     format, version     "randwire_det", 1
     kind                "classifier", of a RandWire; "baseline", a torchvision ResNet; or "detector"
-    model               the state dict; tensors of the trunk stand under "...trunk."
-    spec                NetworkSpec.to_dict(), or None where no RandWire is in the model
+    model               the state dict; the trunk's keys contain "trunk."
+    spec                NetworkSpec.to_dict(), or None if the model has no RandWire
     architecture        {"name": "resnet50", "width": 1.0} of a baseline, else None
     preprocessing       Preprocessing.to_dict()
     classes             names in the order of the outputs, or None
-    ema                 the state dict of the averaged weights, which are then what is tested and
-                        put to use, or None
-    config              of a detector, the YAML of the whole detectron2 config it was built from
-    progress            what training needs to go on, or None
+    ema                 the state dict of the averaged weights, or None; if present, these are the
+                        weights that are evaluated and used
+    config              of a detector: the detectron2 config as YAML
+    progress            what training needs to resume, or None
     matching_heuristics True in a classifier's file: detectron2's own checkpointer then finds the
                         trunk by name, so that it loads in a project that does not use ours
     ...                 whatever else the writer keeps (optimizer, scheduler, iteration)
@@ -39,7 +39,7 @@ KINDS = (*DEFAULT_KINDS, "baseline")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the trunk's input; a mismatch costs accuracy without an error.
+    """How an image becomes the trunk's input; a mismatch silently costs accuracy.
 
     Attributes:
         channel_order: "RGB" or "BGR".
@@ -98,7 +98,7 @@ class Preprocessing:
 def check_same_preprocessing(
     theirs: Preprocessing, ours: Preprocessing, path: str | Path, keys: dict[str, str]
 ) -> None:
-    """Refuse weights that were trained on images prepared in another way.
+    """Refuse weights that were trained with other preprocessing.
 
     Args:
         theirs: of the checkpoint at `path`.
@@ -106,7 +106,7 @@ def check_same_preprocessing(
         keys: the fields to compare, and the config key that sets each.
 
     Raises:
-        UserError: a field differs; names all that do, both values and the keys to change.
+        UserError: a field differs; names each such field, both values and the keys to change.
     """
     differing = [field for field in keys if getattr(theirs, field) != getattr(ours, field)]
     if not differing:
@@ -118,13 +118,13 @@ def check_same_preprocessing(
 
 
 def check_finite(weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Refuse weights that give no meaningful number, and yet an accuracy: that of a coin.
+    """Refuse weights with NaN or infinity, which would still yield an accuracy: that of chance.
 
     Args:
         weights: a state dict, from the checkpoint at `path`.
 
     Raises:
-        UserError: there are NaN or infinite ones.
+        UserError: a weight is NaN or infinite.
     """
     broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
     if broken:
@@ -137,22 +137,22 @@ def check_finite(weights: dict[str, torch.Tensor], path: str | Path) -> None:
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.dtype.is_floating_point and not tensor.is_complex():
         return True
-    if tensor.element_size() < 2:  # torch adds no floats of 8 bits
+    if tensor.element_size() < 2:  # torch cannot sum 8-bit floats
         tensor = tensor.float()
     # The sum first: a fast pass that makes no tensor of bools. Large numbers may overflow it.
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def write_atomically(path: str | Path, data: dict) -> None:
-    """torch.save that leaves the old file or the whole new one, and one that can be loaded.
+    """torch.save that leaves either the old file or a complete, loadable new one.
 
     Raises:
         UserError: a tensor that `read_plain` would refuse; the file could not be written.
     """
 
     def check(temporary: str) -> None:
-        # A value that weights_only refuses, a numpy scalar say, would make a file that nobody can
-        # load; mapped, this reads the structure and no tensor.
+        # A value that weights_only refuses, such as a numpy scalar, would make the file unloadable.
+        # With mmap this reads the structure only, no tensor.
         written = torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
         check_tensors(written, path, os.path.getsize(temporary))
 
@@ -178,12 +178,12 @@ def save_checkpoint(
         model: a state dict.
         spec: of a RandWire's wiring; None for a baseline, or a detector on another backbone.
         classes: names in the order of the outputs.
-        progress: plain data that training needs to go on.
+        progress: plain data that training needs to resume.
         architecture: {"name": str, "width": float} of a baseline; None for a RandWire.
-        extra: plain data and tensors under keys of the writer's own.
+        extra: the writer's own plain data and tensors, by key.
 
     Raises:
-        UserError: spec and architecture do not suit the kind; the file could not be written.
+        UserError: spec or architecture does not match the kind; the file could not be written.
     """
     _check_network(kind, spec, architecture)
     header = {"format": FORMAT, "version": VERSION, "kind": kind}
@@ -201,7 +201,7 @@ def save_checkpoint(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, read once and handed on by value.
+    """The contents of a checkpoint file, which is read once and passed on as this object.
 
     Attributes:
         path: of the file, for messages.
@@ -224,8 +224,7 @@ class Checkpoint:
 
     @property
     def weights_to_use(self) -> dict[str, torch.Tensor]:
-        """Those to evaluate, to detect with and to start another training from: the average where
-        there is one."""
+        """The weights for evaluation, detection and fine-tuning: the average if there is one."""
         return self.ema or self.model
 
 
@@ -233,11 +232,11 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
     """Read a checkpoint of this project.
 
     Args:
-        kinds: what the caller can take; a baseline only where it is among them.
+        kinds: the kinds that the caller accepts.
 
     Raises:
-        UserError: no such file, a truncated or damaged one, one that holds more than plain data and
-            tensors, one that is no checkpoint of this project, or of a kind not in `kinds`.
+        UserError: the file is missing, damaged, holds more than plain data and tensors, is not a
+            checkpoint of this project, or is of a kind not in `kinds`.
     """
     data = read_plain(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -294,7 +293,7 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
 
 
 def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
-    """Whether a tensor of a file can take a place in a model: torch would cut complex numbers."""
+    """Whether a stored tensor can be copied into a model's; complex to real would lose a part."""
     return theirs.shape == ours.shape and theirs.is_complex() == ours.is_complex()
 
 
@@ -313,7 +312,7 @@ def _is_names(value: object) -> bool:
 def _check_network(kind: str, spec: object, architecture: object) -> None:
     """A RandWire is identified by its spec, a baseline by its architecture; never by both.
 
-    A detector may stand on another backbone, which its tensors tell.
+    A detector may have another backbone and then has neither.
     """
     if kind != "baseline":
         if spec is None and kind == "classifier":

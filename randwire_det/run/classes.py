@@ -1,4 +1,4 @@
-"""Two lists of classes that belong together have the same names in the same order."""
+"""Checks that two lists of class names are the same, in the same order."""
 
 from ..errors import UserError
 
@@ -8,18 +8,17 @@ NAMED = 3
 def check_same_classes(
     one_name: str, one: list[str], other_name: str, other: list[str], cure: str = ""
 ) -> None:
-    """Refuse lists of class names that differ, be it in their order alone.
+    """Refuse lists of class names that differ, even if only in order.
 
-    An output is a position in the list: of another order, each is learned or measured as another
-    class, without an error.
+    An output is a position in the list: with another order, each class would silently be trained or
+    evaluated as another one.
 
     Args:
-        one_name, other_name: of what holds each list.
-        cure: how to fix it, for the end of the message.
+        one_name, other_name: what each list belongs to, for the message.
+        cure: how to fix it, appended to the message.
 
     Raises:
-        UserError: names the classes that one side lacks; of another order, both lists from their
-            first difference on.
+        UserError: names the classes that one side lacks, or both lists from their first difference.
     """
     if one == other:
         return
@@ -42,5 +41,5 @@ def check_same_classes(
 
 
 def few(names: list[str]) -> str:
-    """The first names of a list, in one line."""
+    """The first names of a list, on one line."""
     return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "")

@@ -1,4 +1,4 @@
-"""What all commands share: one clear line for a user's mistake, help with defaults, the device."""
+"""What all commands share: user errors as one line, help with defaults, choice of device."""
 
 import argparse
 import atexit
@@ -19,9 +19,9 @@ INTERRUPTED = 130  # the exit status, as of a shell
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Around imports that take seconds: Ctrl-C ends the process in them as it does in `run`.
+    """Wrap slow imports so that Ctrl-C ends the process quietly, as it does in `run`.
 
-    Not by an exception, which would come out of the midst of torch's own modules.
+    KeyboardInterrupt would surface inside torch's modules instead.
     """
 
     def leave(number, frame):
@@ -30,7 +30,7 @@ def quiet_imports() -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:  # as a shell starts what it puts in the background
+    if before is signal.SIG_IGN:  # a background process of a shell
         yield
         return
     signal.signal(signal.SIGINT, leave)
@@ -41,10 +41,10 @@ def quiet_imports() -> Iterator[None]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command; a user's mistake becomes one line on stderr and an exit status.
+    """Run a command; a user error becomes one line on stderr and an exit status.
 
-    So does what the system refuses: a full disk, a folder that may not be written to. What `main`
-    returns is the exit status, None is 0.
+    The same holds for errors of the system, such as a full disk or a read-only folder. The return
+    value of `main` is the exit status; None means 0.
     """
     escape_log()
     try:
@@ -58,7 +58,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
@@ -66,8 +66,8 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         status = 1
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and isinstance(status, int | None):
-        # One of gloo's threads may be about to let go of a tensor. Once the interpreter is being
-        # taken down that aborts the process, and torchrun takes a run that is done for a failure.
+        # A gloo thread that frees a tensor while the interpreter shuts down aborts the process, and
+        # torchrun would report a finished run as failed. So leave without a shutdown.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -76,11 +76,11 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """States every default and keeps the line breaks of the example."""
+    """Shows every default and keeps the line breaks of the example."""
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
-    """An argument parser whose help states every default and ends with an example."""
+    """An argument parser whose help shows every default and ends with an example."""
     return argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n  {example}",
@@ -119,17 +119,17 @@ def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
 
 
 def choose_device(wanted: str, logger: logging.Logger) -> str:
-    """`wanted`; the CPU where there is no CUDA device, and say so.
+    """`wanted`, or with a warning the CPU if no CUDA device is visible.
 
     Args:
-        wanted: "cuda", "cuda:1", "cpu", or "auto", which is cuda or the CPU without a word.
+        wanted: "cuda", "cuda:1", "cpu", or "auto": cuda if available, without a warning.
 
     Raises:
-        UsageError: a device of another kind, or a CUDA device that there is not among others.
+        UsageError: another kind of device, or an index beyond the visible CUDA devices.
     """
-    import torch  # the torch-free tools use this module, too
+    import torch  # here, as tools without torch use this module, too
 
-    count = torch.cuda.device_count()  # does not start CUDA, which processes to be forked must not
+    count = torch.cuda.device_count()  # does not initialize CUDA, which would break forking
     if wanted == "auto":
         return "cuda" if count else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""A file that is whole or absent, whenever a process is killed or a disk is full."""
+"""Atomic file writes: after a kill or a full disk a file is complete or absent."""
 
 import os
 import tempfile
@@ -14,22 +14,22 @@ def replace_file(
     write: Callable[[BinaryIO], object],
     check: Callable[[str], object] = lambda temporary: None,
 ) -> None:
-    """Write a temporary file beside `path`, sync and check it, rename it to `path`.
+    """Write a temporary file next to `path`, sync and check it, then rename it to `path`.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to; the old file is as it was.
+        UserError: the disk is full or the folder not writable; the old file is unchanged.
     """
     try:
         _replace_file(Path(path), write, check)
     except (OSError, RuntimeError) as error:
-        # torch trips over its own writer after the real error, which stays the context.
+        # torch's writer raises a second error after the real one, which stays its context.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
         if not isinstance(cause, OSError):
             raise
         raise UserError(
-            f"{path} could not be written: {cause.strerror}; what stood there before is as it was"
+            f"{path} could not be written: {cause.strerror}; any earlier file there is unchanged"
         ) from None
 
 
@@ -42,7 +42,7 @@ def _replace_file(path: Path, write, check) -> None:
             file.flush()
             os.fsync(file.fileno())
         check(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock colleagues out
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp creates 0600, unreadable for others
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR: one run at a time, none over an earlier one, and what a kill leaves is cleared."""
+"""OUTPUT_DIR: a lock against concurrent runs, refusal of used folders, cleanup after kills."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ from typing import TextIO
 from ..errors import UsageError, UserError
 
 CHECKPOINTS = "checkpoint_*.pth", "model_*.pth"  # of a pretraining, of both
-# Files that a kill left half-written: beside what `replace_file` was to replace.
+# Temporary files of `replace_file` that a kill left behind.
 HALF_WRITTEN = [
     f"{folder}.*.tmp"
     for folder in ("", "inference/", "inference/*/", "report/", "report/*/")  # not of runs below
@@ -19,10 +19,10 @@ HALF_WRITTEN = [
 
 
 def refuse_used(output: Path, *, resume: bool) -> None:
-    """Keep a training out of the folder of an earlier one, which it would write over.
+    """Refuse to overwrite an earlier run.
 
     Raises:
-        UsageError: there is a checkpoint and `resume` is not set.
+        UsageError: the folder holds a checkpoint and `resume` is not set.
     """
     written = [path for pattern in CHECKPOINTS for path in sorted(output.glob(pattern))]
     if written and not resume:
@@ -34,16 +34,16 @@ def refuse_used(output: Path, *, resume: bool) -> None:
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Keep a second run out of OUTPUT_DIR, and clear away what a killed one left half-written.
+    """Lock OUTPUT_DIR against a second run and remove temporary files of a killed one.
 
-    The system releases the lock when this process ends, however it ends.
+    The system releases the lock when this process ends, even by a kill.
 
     Raises:
-        UserError: another process is writing into it, or the folder cannot be written to.
+        UserError: another process holds the lock, or the folder is not writable.
     """
     with _lock_file(output) as file:
         try:
-            # Unlike flock, this is not handed down to the workers, which outlive a kill by seconds.
+            # Unlike flock, this is not inherited by the workers, which outlive a kill by seconds.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(
@@ -69,10 +69,10 @@ def _lock_file(output: Path) -> TextIO:
 
 
 def cut_lines(path: Path, keep: Callable[[dict], bool] = lambda row: True) -> None:
-    """Cut a file of one JSON object a line after the last one that `keep` takes, in place.
+    """Truncate a JSON-lines file after the last line that `keep` accepts, in place.
 
-    Past it are half a line, as a kill or a full disk leaves it, and what a run that was stopped
-    wrote after its last checkpoint: a resumed run writes that again.
+    This removes a partial last line, left by a kill or a full disk, and the lines written after the
+    last checkpoint, which a resumed run writes again.
     """
     if not path.exists():
         return

@@ -1,6 +1,6 @@
-"""Starts the processes of a training: `--num-gpus N` is torchrun for the plain case, one machine.
+"""Launches the processes of a training (`--num-gpus N`, `--num-machines`), as torchrun does.
 
-Nothing here imports torch, so that an error in the config is reported at once.
+Imports no torch at module level, so that config errors are reported immediately.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import TypeVar
 from ..errors import EXIT_STOPPED, UsageError, UserError
 from .stopping import ends_at_ctrl_c
 
-GRACE = 10.0  # seconds for the other processes to leave by themselves once one has failed
+GRACE = 10.0  # seconds for the other processes to exit on their own after one has failed
 Result = TypeVar("Result")
 
 
@@ -30,28 +30,28 @@ def told_once(call: Callable[[], Result]) -> Result:
         return call()
     except UserError as error:
         if int(os.environ.get("RANK", 0)) > 0:
-            # torchrun ends all ranks once one has left. That must not be this one: rank 0 would be
-            # ended before it has printed the error.
+            # torchrun terminates all ranks once one exits. If this one exited first, rank 0 would
+            # be terminated before it prints the error.
             time.sleep(GRACE)
             sys.exit(error.exit_status)
         raise
 
 
 def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -> int | None:
-    """Run this very command as `processes` processes on each machine, and wait for those here.
+    """Run this command as `processes` processes on each machine and wait for the local ones.
 
     Args:
-        machines, machine: how many there are, and which of them this is; the command is to be
-            started on each.
-        url: "tcp://HOST:PORT" of the first machine, where all meet; not needed for one.
+        machines: number of machines; the command must be started on each.
+        machine: rank of this machine.
+        url: "tcp://HOST:PORT" of the first machine, the rendezvous; not needed for one machine.
 
     Returns:
-        the exit status of the first that failed, 0 where none did; None where this process is to do
-        the work itself: it is the only one, or one of those started here or by torchrun.
+        the exit status of the first process that failed, or 0; None if this process is itself a
+        worker: a single process, or one that this launcher or torchrun has started.
 
     Raises:
-        UsageError: fewer GPUs than processes, a bad place to meet, or torchrun has decided on
-            another number already.
+        UsageError: fewer GPUs than processes, an unusable `url`, or torchrun has started another
+            number of processes.
     """
     if processes < 1 or not 0 <= machine < machines:
         raise UsageError(
@@ -96,9 +96,9 @@ def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -
 
 
 def _meeting_point(url: str, *, host_it: bool):
-    """The store that all processes meet at; without `url` on a port that the system chooses.
+    """The rendezvous store; without `url` on a free port.
 
-    It lives in the launcher, as it does with torchrun, so that no worker has to win a port.
+    The launcher hosts it, as torchrun does, so that no worker has to bind a port.
     """
     from torch.distributed import DistNetworkError, TCPStore
 
@@ -116,21 +116,19 @@ def _meeting_point(url: str, *, host_it: bool):
             return TCPStore(host, port, is_master=host_it, wait_for_workers=False)
     except DistNetworkError as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"--dist-url {url}: cannot be used as the place to meet: {reason}"
-        ) from None
+        raise UsageError(f"--dist-url {url}: cannot be used as the rendezvous: {reason}") from None
 
 
 def _wait(children: dict[int, subprocess.Popen]) -> int:
-    """Wait until every process has ended; when one fails, the others get GRACE seconds to leave.
+    """Wait for all processes; after one fails, the others get GRACE seconds to exit.
 
-    They may wait for the failed one without an end: at start-up, or in a collective of NCCL.
+    They might wait for the failed one forever: at start-up, or in an NCCL collective.
 
     Args:
-        children: by rank.
+        children: processes by rank.
 
     Returns:
-        the exit status of the run, as of `launch`.
+        the exit status, as of `launch`.
     """
 
     def send(number, frame=None):
@@ -142,7 +140,7 @@ def _wait(children: dict[int, subprocess.Popen]) -> int:
     failed_at, ended = None, {}
     try:
         while len(ended) < len(children):
-            # Every child is polled each time: one that lives says nothing of the next.
+            # Poll every child each time: `any` would stop at the first that is alive.
             codes = {rank: child.poll() for rank, child in children.items()}
             ended = {rank: code for rank, code in codes.items() if code is not None}
             if failed_at is None and any(_failed(code) for code in ended.values()):
@@ -157,7 +155,7 @@ def _wait(children: dict[int, subprocess.Popen]) -> int:
         for child in children.values():
             child.wait()
     _report(ended, cut_short=len(ended) < len(children))
-    # A process that was killed is the cause of what the others ended with.
+    # A killed process is the cause of the other processes' exit statuses.
     status = min(filter(None, ended.values()), default=0)
     return 128 - status if status < 0 else status
 
@@ -167,7 +165,7 @@ def _failed(code: int) -> bool:
 
 
 def _report(ended: dict[int, int], *, cut_short: bool) -> None:
-    """One line for each process that was killed; where others had to be, for any that failed."""
+    """One line for each process that was killed, or that failed while others were terminated."""
     for rank, code in ended.items():
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"

@@ -1,4 +1,4 @@
-"""Whether weights fit into memory, asked before they are made."""
+"""Checks that weights fit into memory before they are allocated."""
 
 import os
 
@@ -10,10 +10,10 @@ def require_memory(parameters: int, what: str) -> None:
 
     Args:
         parameters: of 4 bytes each.
-        what: names the model and the config keys that make it so large.
+        what: the model and the config keys that determine its size, for the message.
 
     Raises:
-        UsageError: it cannot be built here.
+        UsageError: the weights exceed the machine's memory.
     """
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

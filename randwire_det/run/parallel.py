@@ -1,4 +1,4 @@
-"""One process or many: who this process is, and how all of them come to one decision."""
+"""The processes of a run: their ranks, collectives, and how they agree on an error."""
 
 import os
 import sys
@@ -23,12 +23,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training, and which of them this is.
+    """The processes of a training, as seen from one of them.
 
     Attributes:
-        rank, size: of all processes; rank 0 writes the files and speaks.
-        local_rank: among the processes of this machine; the GPU it takes.
-        group: in which tensors on the CPU go round; None is the default group.
+        rank, size: over all machines; rank 0 writes files and logs.
+        local_rank: on this machine; also the index of the GPU.
+        group: the process group for CPU tensors; None is the default group.
     """
 
     rank: int = 0
@@ -52,7 +52,7 @@ class World:
         return bool(flag) if self.size == 1 else bool(self.sum(torch.tensor(int(bool(flag)))))
 
     def gather(self, values: list) -> list:
-        """The lists of all processes, one after the other."""
+        """The lists of all processes, concatenated in order of rank."""
         if self.size == 1:
             return values
         gathered = [None] * self.size
@@ -66,9 +66,9 @@ class World:
                 dist.broadcast(tensor, src=0)
 
     def together(self, call: Callable[[], Result]) -> Result:
-        """Run `call()` in every rank; if it fails in one, all leave, and that rank reports why.
+        """Run `call()` in every rank; if it fails in one, all exit, and that rank reports why.
 
-        Calls may be nested: an error agreed on inside passes through outside.
+        Calls may be nested: an error that an inner call agreed on passes through the outer one.
 
         Raises:
             UserError: of `call`, in the lowest rank where it failed.
@@ -84,7 +84,7 @@ class World:
             if caught.shared:
                 raise
             error = caught
-        # The largest is agreed on: an error before a stop, and of errors the first process'.
+        # The maximum wins: an error over a stop, and the lowest rank among errors.
         news = 0
         if isinstance(error, AskedToStop):
             news = 1
@@ -103,7 +103,7 @@ class World:
         raise error
 
     def first_does(self, call: Callable[[], object]) -> None:
-        """Run `call()` in rank 0 only; if it fails, all ranks leave as in `together`."""
+        """Run `call()` in rank 0 only; if it fails, all ranks exit as in `together`."""
         self.together(call if self.is_first else lambda: None)
 
     def parallel(self, model: nn.Module, **options) -> nn.Module:
@@ -116,7 +116,7 @@ class World:
 
 
 def current_world() -> World:
-    """The world that this process has joined, whoever started it; of one process where none."""
+    """The world of torch.distributed, or a single process if it is not initialized."""
     if not dist.is_initialized():
         return World()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -125,20 +125,20 @@ def current_world() -> World:
 
 @cache
 def _cpu_group() -> dist.ProcessGroup | None:
-    """detectron2's own launcher starts NCCL alone, which knows no tensors on the CPU."""
+    """A gloo group: detectron2's launcher initializes NCCL alone, which takes no CPU tensors."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
 
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The world that torchrun or `launch` has started this process in, or that of one process."""
+    """Join the world of torchrun or `launch`; one process if neither has started this one."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     alone = size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ
     if "RANK" not in os.environ or alone:
         yield World()
         return
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", 0)))
-    # Decisions are taken on the CPU, so that no GPU has to be waited for.
+    # Decisions use CPU tensors, so that they do not synchronize the GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with ends_at_ctrl_c():
         launch_store, _, _ = next(dist.rendezvous("env://"))
@@ -166,21 +166,21 @@ def joined() -> Iterator[World]:
 
 
 def _refuse_again(store: dist.Store) -> None:
-    """torchrun starts what was refused again, which then would resume in a used OUTPUT_DIR."""
+    """Refuse a run that torchrun restarts after a refusal: it would resume in a used OUTPUT_DIR."""
     if restarted() and store.check([REFUSED]):
         raise UsageError(store.get(REFUSED).decode())
 
 
 def _of_this_start(store: dist.Store, size: int) -> dist.Store:
-    """torchrun on one machine keeps its store over a restart, and with it the addresses of the
-    processes before; on several, every restart meets in a new store."""
+    """The store with keys of this restart only: on one machine torchrun reuses its store, which
+    still holds the addresses of the previous processes."""
     if os.environ.get("LOCAL_WORLD_SIZE") != str(size):
         return store
     return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def lost_another(error: BaseException | None) -> bool:
-    """Whether the cause of an error is that another process has ended."""
+    """Whether an error was caused by the end of another process."""
     return isinstance(error, dist.DistNetworkError) or (
         isinstance(error, RuntimeError) and "gloo/transport/" in str(error)
     )

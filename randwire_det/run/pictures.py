@@ -1,9 +1,9 @@
-"""A picture is read in one way everywhere, and what cannot be is refused for one reason everywhere.
+"""Reads pictures, the same way in every command.
 
-Read is the first frame, upright as EXIF says, in 8-bit RGB: grey, palette, CMYK and 1-bit pictures
-are converted, transparency is left out, and of 16-bit colour Pillow keeps the high byte. Pictures
-of 16-bit grey, 32-bit or float pixels are refused: how they become 8 bits depends on the range of
-their values, which no file states, and Pillow would cut them at 255.
+The result is the first frame, rotated as EXIF says, in 8-bit RGB. Greyscale, palette, CMYK and
+1-bit pictures are converted, alpha is dropped, and 16-bit colour keeps its high byte, as in Pillow.
+Pictures of 16-bit grey, 32-bit or float pixels are refused: scaling them to 8 bits depends on their
+value range, which the file does not state, and Pillow would clip them at 255.
 """
 
 import os
@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import UserError
 
 ORIENTATION = 274  # EXIF's key
-TURNS = {  # EXIF's orientation -> how the picture becomes upright; 5 to 8 swap width and height
+TURNS = {  # EXIF orientation -> the transpose that makes it upright; 5 to 8 swap width and height
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,16 +34,16 @@ SPECIAL_FILES = {
     stat.S_IFBLK: "a device",
 }
 LONGEST_REASON = 200  # characters
-_TOO_THIN = "height and width must be > 0"  # as Pillow has it
-# Pillow hands PostScript to another program, and of the others it knows the name alone.
+_TOO_THIN = "height and width must be > 0"  # Pillow's message
+# Pillow runs another program for PostScript, and only identifies the others.
 NO_PICTURES = ("EPS", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
-HEIC_ENDINGS = (".heic", ".heif")  # of photographs that must be converted first, and say so
+HEIC_ENDINGS = (".heic", ".heif")  # photographs that the user must convert first
 
 OpenFile = Callable[[str | Path], BinaryIO]
 
 
 def endings() -> list[str]:
-    """Of file names, in lower case: those of the formats that Pillow reads here, and of HEIC."""
+    """Lower-case file name endings of the formats that Pillow reads here, and of HEIC."""
     Image.init()
     known = Image.registered_extensions().items()
     read = [end for end, kind in known if kind in Image.OPEN and kind not in NO_PICTURES]
@@ -54,7 +54,7 @@ def read_picture(path: str | Path) -> Image.Image:
     """The first frame of a picture, upright, in 8-bit RGB.
 
     Raises:
-        Exception: of almost any kind, where the bytes are broken; `reason` puts it into words.
+        Exception: almost any, if the bytes are broken; `reason` turns it into a message.
     """
     with opened(path) as image:
         image.load()
@@ -69,13 +69,13 @@ def open_local(path: str | Path) -> BinaryIO:
 
 @contextmanager
 def opened(path: str | Path, open_file: OpenFile = open_local) -> Iterator[Image.Image]:
-    """The picture with its header read, and no pixel yet, where it is one that can be used.
+    """Open a picture and read its header, but no pixel.
 
     Args:
-        open_file: how a path becomes a file; for paths that the file system does not know.
+        open_file: opens a path, for paths that are not in the file system.
 
     Raises:
-        UserError: it is none that can be used.
+        UserError: the format cannot be used.
         Exception: of almost any kind, where the bytes are broken; `reason` puts it into words.
     """
     _refuse_special_file(path)
@@ -101,7 +101,7 @@ def opened(path: str | Path, open_file: OpenFile = open_local) -> Iterator[Image
 
 
 def why_unusable(path: str | Path, open_file: OpenFile = open_local) -> str | None:
-    """In a few words why the header rules a picture out; None where it does not."""
+    """In a few words why the header makes a picture unusable; None if it is usable."""
     try:
         with opened(path, open_file):
             return None
@@ -120,26 +120,26 @@ def reason(error: Exception) -> str:
 def orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 for none."""
     try:
-        # A PNG's own getexif would decode the whole image, in search of EXIF behind the pixels.
+        # PNG's getexif would decode the whole image to look for EXIF behind the pixels.
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-    except Exception:  # of broken EXIF almost anything; the picture is taken as it stands
+    except Exception:  # broken EXIF can raise almost anything; the picture is used unrotated
         return 1
     found = exif.get(ORIENTATION)
     return found if found in range(1, 9) else 1
 
 
 def _refuse_special_file(path: str | Path) -> None:
-    """Opening a pipe waits for its other end, and some devices never end."""
+    """Refuse pipes and devices: opening a pipe blocks, and some devices never end."""
     try:
         kind = SPECIAL_FILES.get(stat.S_IFMT(os.stat(path).st_mode))
     except (OSError, ValueError):
-        return  # opening it says why; or it is a path of another kind, which `open_file` knows
+        return  # opening it raises the error; or `open_file` handles such paths
     if kind:
         raise UserError(f"{kind}, and no file")
 
 
 def _what_else(file: BinaryIO) -> str:
-    """What a file is that Pillow does not know."""
+    """Describe a file that Pillow does not recognize."""
     file.seek(0)
     head = file.read(64)
     if not head:

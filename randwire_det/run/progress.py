@@ -1,4 +1,4 @@
-"""Progress: a bar where there is a terminal, else a line of the log now and then."""
+"""Progress: a bar in a terminal, otherwise periodic log lines."""
 
 import logging
 import shutil
@@ -16,18 +16,18 @@ PERIOD = 10  # seconds between two lines of the log
 
 
 def bar(*args, **options) -> tqdm:
-    """A tqdm that shows itself in a terminal of any size, and in nothing but a terminal."""
-    columns, rows = shutil.get_terminal_size()  # tqdm shows nothing in one of unknown size
+    """A tqdm that is shown in terminals only, also in those of unknown size."""
+    columns, rows = shutil.get_terminal_size()  # tqdm shows nothing if the size is unknown
     return tqdm(*args, **{"ncols": columns, "nrows": rows, "disable": None} | options)
 
 
 def progress(
     items: Iterable[Item], total: int, what: str, logger: logging.Logger
 ) -> Iterator[Item]:
-    """`items`, with a bar in a terminal, else a line every PERIOD seconds.
+    """Iterate over `items` with a bar in a terminal, otherwise a log line every PERIOD seconds.
 
     Args:
-        what: the items are, such as "pictures".
+        what: what the items are, such as "pictures".
     """
     began = logged = time.monotonic()
     shown = bar(items, total=total, desc=what)

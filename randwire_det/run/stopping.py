@@ -1,4 +1,4 @@
-"""A run that is asked to stop: by SIGTERM, by SIGINT, or because its launcher has died."""
+"""Graceful stops: by SIGTERM, by SIGINT, or because the launcher has died."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from ..errors import EXIT_STOPPED
 
 
 class AskedToStop(SystemExit):
-    """Raised in place of a wait, for a batch say, once the run is asked to stop.
+    """Raised instead of waiting, for example for a batch, once the run was asked to stop.
 
     Attributes:
-        shared: whether all ranks raise it, too (`World.together`).
+        shared: whether all ranks raise it (`World.together`).
     """
 
     shared = False
@@ -25,8 +25,8 @@ class AskedToStop(SystemExit):
 class Stopping:
     """Whether this process was asked to stop.
 
-    The step at hand is finished then, a wait (`stoppable`) is left at once; a second SIGINT
-    interrupts everywhere.
+    The current step is then finished, a wait (`stoppable`) ends immediately, and a second SIGINT
+    interrupts anywhere.
     """
 
     def __init__(self):
@@ -35,7 +35,7 @@ class Stopping:
         self._waiting, self._before = False, {}
 
     def __bool__(self) -> bool:
-        # A launcher that was killed by SIGKILL cannot signal its processes.
+        # A launcher that died of SIGKILL cannot signal its processes.
         if not self.reason and "LOCAL_RANK" in os.environ and os.getppid() != self._parent:
             self.reason = "the end of its launcher"
         return bool(self.reason)
@@ -50,7 +50,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def agreed_reason(self, world) -> str:
-        """Why the run ends, the same in all ranks of `world` (a `World`): not each was asked."""
+        """Why the run stops, the same in all ranks of `world`; only some were signalled."""
         return next(filter(None, world.gather([self.reason])))
 
     def _ask(self, number, frame):
@@ -63,7 +63,7 @@ class Stopping:
 
 @contextmanager
 def ends_at_ctrl_c() -> Iterator[None]:
-    """Around a wait for others inside torch, which runs no Python handler: Ctrl-C ends it."""
+    """Wrap a blocking call of torch, during which Python runs no signal handler: Ctrl-C ends it."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -73,13 +73,13 @@ def ends_at_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Around a wait that changes nothing of the run's state, and may have no end.
+    """Wrap a wait that does not change the run's state, and might not end.
 
     Raises:
-        AskedToStop: the `Stopping` that handles this process' signals was asked, or is now.
+        AskedToStop: the run was asked to stop before or during the wait.
     """
     stopping = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    in_main = threading.current_thread() is threading.main_thread()  # where handlers run
+    in_main = threading.current_thread() is threading.main_thread()  # handlers run there
     if not in_main or not isinstance(stopping, Stopping):
         yield
         return

@@ -1,4 +1,4 @@
-"""The worker processes of a `DataLoader`: why one has left, and how they are stopped."""
+"""The worker processes of a `DataLoader`: why one has exited, and how they are stopped."""
 
 import errno
 import multiprocessing
@@ -23,12 +23,11 @@ SHARED_MEMORY = "/dev/shm"
 class Workers:
     """`worker_init_fn` of a loader for `batches_of`.
 
-    A worker ignores Ctrl+C, and a SIGTERM unless it comes from the main process: both reach every
-    process of the run, but to end in good order is up to the main process, which needs its workers
-    for that. It ends them by SIGTERM itself.
+    A worker ignores Ctrl+C, and SIGTERM unless the main process sends it: both signals reach every
+    process of the run, but the main process still needs its workers to shut down in order.
 
-    A worker that cannot hand over a batch leaves, and its reason is kept. By itself `Queue` would
-    drop the batch and go on, and the main process wait for it without an end.
+    A worker that cannot hand over a batch exits and its reason is kept. `Queue` alone would drop
+    the batch, and the main process would wait for it forever.
     """
 
     def __init__(self):
@@ -36,8 +35,8 @@ class Workers:
 
     def __call__(self, worker_id: int) -> None:
         Queue._on_queue_feeder_error = staticmethod(self._leave)
-        # multiprocessing's thread that hands over tensors prints a traceback if the main process
-        # leaves in the middle of that. What ends the run is reported there.
+        # multiprocessing's thread prints a traceback if the main process exits while it hands over
+        # tensors. The main process reports what ended the run.
         sys.excepthook = lambda *error: None
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):  # macOS has none
@@ -60,18 +59,18 @@ def _exit_with(parent: int) -> None:
 
 
 def batches_of(loader: DataLoader, advice: str) -> Iterator:
-    """The batches of a loader; a worker that has ended is reported when a batch is due.
+    """The batches of a loader; a killed worker raises at the next batch, never asynchronously.
 
-    And only then: torch's handler of SIGCHLD would raise wherever the main process is at that
-    moment, mostly in the model, where the other processes wait for its gradients.
+    torch's own SIGCHLD handler would raise wherever the main process is at that moment, usually in
+    the model, where other ranks wait for its gradients.
 
     Args:
-        loader: its `worker_init_fn` is a `Workers`.
-        advice: which keys to lower where memory is short.
+        loader: its `worker_init_fn` must be a `Workers`.
+        advice: the keys to lower if memory is short.
 
     Raises:
-        UserError: a worker was killed, or cannot hand over what it has read.
-        AskedToStop: before a batch or while waiting for it.
+        UserError: a worker was killed, or cannot hand over a batch.
+        AskedToStop: the run was asked to stop before a batch or while waiting for it.
     """
     try:
         batches = iter(loader)
@@ -85,7 +84,7 @@ def batches_of(loader: DataLoader, advice: str) -> Iterator:
             yield batch
     except AskedToStop:
         for worker in getattr(batches, "_workers", ()):
-            worker.kill()  # torch gives each five seconds to end, and they may hang on a disk
+            worker.kill()  # torch would wait five seconds for each, and they may hang on a disk
         raise
     except (RuntimeError, OSError, EOFError) as error:
         fault = _fault_of_workers(error, loader)
@@ -96,11 +95,11 @@ def batches_of(loader: DataLoader, advice: str) -> Iterator:
 
 
 def _fault_of_workers(error: Exception, loader: DataLoader) -> str | None:
-    """What has become of a worker; None where the error is none of that kind."""
+    """What happened to a worker; None if the error has another cause."""
     if not loader.num_workers:
         return None
     message = _first_line(error)
-    if message.startswith("Caught"):  # what a worker itself has met, reading an image
+    if message.startswith("Caught"):  # an exception inside the worker, reading an image
         return None
     reason = loader.worker_init_fn.reason()
     if reason:
@@ -109,7 +108,7 @@ def _fault_of_workers(error: Exception, loader: DataLoader) -> str | None:
         return f"the {loader.num_workers} processes that read images cannot be started: {message}"
     if message.startswith("Too many open files") or getattr(error, "errno", 0) == errno.EMFILE:
         return "a process that reads images cannot hand them over: too many open files"
-    # Found missing by torch, or in the middle of handing over a batch.
+    # torch found it missing, or it died while handing over a batch.
     if not isinstance(error, RuntimeError) or message.startswith("DataLoader worker (pid"):
         return f"a process that reads images was killed ({message})"
     return None
@@ -135,7 +134,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _free_quietly(error: Exception) -> None:
-    """Free what the error's frames hold: a loader's half-made iterator complains when it goes."""
+    """Free what the error's frames hold, without the warning of a loader's half-made iterator."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         traceback.clear_frames(error.__traceback__)

@@ -1,7 +1,7 @@
-"""Table 5 of the paper, AP on COCO, and the evaluations that fill it: mean and std over seeds.
+"""Table 5 of the paper, AP on COCO, filled by evaluations: mean and std over seeds.
 
-Reads what `detection.results.record_evaluation` wrote, and needs neither torch nor detectron2. A
-row is one network, detector, data set and schedule, with equal settings but for the seeds.
+Reads the files of `detection.results.record_evaluation`; needs neither torch nor detectron2. A row
+is one network, detector, data set and schedule, with equal settings except for the seeds.
 """
 
 import json
@@ -20,10 +20,10 @@ PAPERS, OTHERS = "Table 5: here / paper", "Other runs"  # headings
 
 
 def is_detection(folder: Path) -> bool:
-    """Whether an OUTPUT_DIR is of train_net.py, evaluated or not, and not of pretraining.
+    """Whether an OUTPUT_DIR is of train_net.py, not of pretraining.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder does not exist.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the OUTPUT_DIR of a run")
@@ -37,10 +37,10 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
     """The evaluations in the OUTPUT_DIRs of runs of train_net.py.
 
     Args:
-        warn: called with what is left out: unfinished trainings, and evaluations without a result.
+        warn: called for each skipped unfinished training or evaluation without a result.
 
     Raises:
-        UserError: a folder that holds no evaluation, a broken file, or one run twice.
+        UserError: a folder without an evaluation, a broken file, or the same run twice.
     """
     results, seen = [], {}
     for folder in folders:
@@ -60,10 +60,10 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
 
 
 def read_record(folder: Path) -> dict:
-    """What `record_evaluation` wrote in an OUTPUT_DIR.
+    """The file of `record_evaluation` in an OUTPUT_DIR.
 
     Raises:
-        UserError: there is no such file, or a broken one.
+        UserError: the file is missing or broken.
     """
     path = folder / WRITTEN
     try:
@@ -143,7 +143,7 @@ def _what(record: dict, dataset: str) -> str:
 
 
 def fill(results: list[Result]) -> list[Row]:
-    """The paper's rows in its order, those that nobody ran too, then the others as they come."""
+    """The paper's rows in its order, including those without runs, then all others."""
     ran = gather(
         results,
         table=lambda result: PAPERS if result.paper else OTHERS,

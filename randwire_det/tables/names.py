@@ -1,6 +1,6 @@
-"""What networks and detectors are called in tables, and the settings that tell them apart.
+"""Names of networks and detectors in tables, and the settings that distinguish them.
 
-A name is the paper's, and then whatever is not as in the paper; seeds are in neither.
+A name is the paper's, followed by everything that differs from the paper, except seeds.
 """
 
 from fvcore.common.config import CfgNode
@@ -18,7 +18,7 @@ RANDWIRE = "MODEL.RANDWIRE."  # what the config keys of a network begin with
 
 
 def randwire_name(spec: NetworkSpec) -> str:
-    """For example "RandWire-WS(4, 0.75), C=109"; of unknown provenance, the wiring's digest."""
+    """For example "RandWire-WS(4, 0.75), C=109"; the digest if the provenance is unknown."""
     made_by = spec.provenance
     if (generator := made_by.get("generator")) not in GRAPH_MODELS:
         return f"RandWire, wiring {spec.digest[:12]}"
@@ -34,7 +34,7 @@ def randwire_name(spec: NetworkSpec) -> str:
 
 
 def wiring_settings(spec: NetworkSpec) -> dict:
-    """Where the wiring came from, by config key, less the seed; if unknown, the wiring itself."""
+    """The generator's settings by config key, without the seed; the digest if they are unknown."""
     made_by = spec.provenance
     if made_by.get("generator") not in GRAPH_MODELS:
         return {"wiring": spec.digest[:12]}
@@ -43,14 +43,14 @@ def wiring_settings(spec: NetworkSpec) -> dict:
 
 
 def spec_keys() -> list[str]:
-    """The config keys that choose a network, for which `wiring_settings` stands."""
+    """The config keys that choose a network, which `wiring_settings` replaces."""
     node = CfgNode()
     add_spec_config(node)
     return [RANDWIRE + key for key in node]
 
 
 def network_name(cfg: CfgNode, spec: NetworkSpec | None) -> str:
-    """Of a detectron2 config: as in Table 5, and then whatever is not as in the paper.
+    """The network of a detectron2 config: its name in Table 5, then everything that differs.
 
     For example "RandWire-WS, C=109", "RandWire-ER(0.2), C=78", "ResNet-50, width 0.25". A backbone
     of another kind has the name it is registered by.
@@ -84,7 +84,7 @@ def _resnet_name(node: CfgNode) -> str:
 
 
 def detector_name(cfg: CfgNode) -> str:
-    """Of a detectron2 config: "Faster R-CNN FPN", "Cascade Mask R-CNN FPN", "RetinaNet"."""
+    """The detector of a detectron2 config: "Faster R-CNN FPN", "RetinaNet", ..."""
     architecture, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
     if architecture != "GeneralizedRCNN":
         return architecture
@@ -104,7 +104,7 @@ def detector_name(cfg: CfgNode) -> str:
 
 
 def paper_row(cfg: CfgNode, network: str, dataset: str) -> dict[str, float] | None:
-    """The paper's row of `network`, where what the config did is what the paper did.
+    """The paper's row for `network`, if the config trains and tests as the paper does.
 
     That is Faster R-CNN with FPN, fine-tuned on coco_2017_train for as many images as the 1x
     schedule has, and tested on coco_2017_val at 800 pixels.

@@ -1,8 +1,8 @@
 """Finished runs as rows of the paper's Tables 2 to 4: mean and sample std over seeds.
 
-A row is one network, recipe, data set and test size. What tells two rows apart is all of the config
-but the seeds and what leaves the result as it is (IRRELEVANT), the classes, the number of
-iterations, and the digest of the training set, since a path to it tells nothing.
+A row is one network, recipe, data set and test size. Rows differ in any config key except seeds and
+keys that do not affect the result (IRRELEVANT), in the classes, the number of iterations, or the
+digest of the training set (its path does not identify it).
 """
 
 import hashlib
@@ -35,11 +35,11 @@ def read_runs(
     """The results in the OUTPUT_DIRs of runs of pretrain_imagenet.py.
 
     Args:
-        warn: told of what is left out: unfinished runs, evaluations of other weights.
+        warn: called for each skipped unfinished run or evaluation of other weights.
         count_baseline: `pretrain.baselines.baseline_complexity`, which this layer does not import.
 
     Raises:
-        UserError: a folder that is no run, a broken file, or one run twice.
+        UserError: a folder that is not a run, a broken file, or the same run twice.
     """
     results, seen = [], {}
     for folder in folders:
@@ -61,7 +61,7 @@ def read_runs(
 def _read_run(
     folder: Path, warn: Callable[[str], None], count_baseline: Callable[..., Complexity]
 ) -> tuple[object, list[Result]]:
-    """What no two runs may have in common, and the results: training's last test comes first."""
+    """What identifies the run, and its results, beginning with training's final evaluation."""
     path = folder / FINAL
     checkpoint = load_checkpoint(path, kinds=("classifier", "baseline"))
     config = _config(path, checkpoint.config)
@@ -108,7 +108,7 @@ def _read_run(
 
 
 def _config(path: Path, text: object) -> dict:
-    """The flat config of a run; INPUT.TEST_SIZE is filled in where it was left to INPUT.SIZE."""
+    """The flat config of a run; INPUT.TEST_SIZE defaults to INPUT.SIZE."""
     try:
         values = stored_values(text)
     except (UserError, AttributeError):
@@ -158,7 +158,7 @@ def _percent(value: object, where: str) -> float:
 
 
 def summarize(results: list[Result]) -> list[Row]:
-    """Rows in the order of the paper's tables and of its lines, then the others as they come."""
+    """The paper's rows in the order of its tables, then all others."""
     rows = gather(
         results,
         table=lambda result: result.paper.table if result.paper else "other",

@@ -16,7 +16,7 @@ ACCURACIES = (  # of Tables 2 to 4
 
 
 class Table(NamedTuple):
-    """A heading, and lines of cells of which the first `left` columns stand flush left."""
+    """A heading, and lines of cells; the first `left` columns are aligned left."""
 
     title: str
     header: tuple[str, ...]
@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
 
 def to_json(rows: list[Row]) -> str:
-    """A list of objects; `n` is the number of runs, `paper` null where there is none to compare."""
+    """A list of objects; `n` is the number of runs, `paper` the paper's row or null."""
     objects = []
     for row in rows:
         plain = asdict(row)
@@ -37,7 +37,7 @@ def to_json(rows: list[Row]) -> str:
 
 
 def to_markdown(rows: list[Row]) -> str:
-    """A heading and a table for each of the paper's tables that has rows."""
+    """A heading and a table for each of the paper's tables that has rows, and for other runs."""
     parts = []
     for title, header, lines, _ in _tables(rows):
         parts += [f"### {title}", ""]
@@ -49,7 +49,7 @@ def to_markdown(rows: list[Row]) -> str:
 
 
 def to_text(rows: list[Row]) -> str:
-    """Aligned columns under every heading, equally wide in tables of the same header."""
+    """Aligned columns, equally wide in tables with the same header."""
     tables, parts = _tables(rows), []
     for title, header, lines, left in tables:
         alike = [line for other in tables if other.header == header for line in other.lines]
@@ -90,7 +90,7 @@ def _accuracies(row: Row) -> tuple[str, ...]:
 
 
 def _precisions(row: Row) -> list[str]:
-    """The number of runs, then AP: "here / paper" where the paper has a row."""
+    """The number of runs, then AP; "here / paper" if the paper has the row."""
     cells = [str(len(row.runs)) if row.runs else "not run"]
     for name, spread in row.values.items():
         ours = spread.to_text(digits=1) if spread else "-"
@@ -99,7 +99,7 @@ def _precisions(row: Row) -> list[str]:
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of cells with the first `left` columns flush left, the others flush right."""
+    """Lines of cells, the first `left` columns aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""Runs as rows of a table: mean and sample std over seeds, and what tells rows apart."""
+"""Runs as rows of a table: mean and sample std over seeds, and the settings that differ."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from .paper import Paper
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation; of a single value there is no deviation."""
+    """Mean and sample standard deviation; the latter is None for a single value."""
 
     mean: float
     std: float | None
@@ -32,11 +32,11 @@ class Result:
     """One run, tested in one way.
 
     Attributes:
-        name: of the network, with all that makes it another one than the paper's.
-        columns: what has a column of its own, such as the test size.
-        values: what was measured or counted; None where there is nothing to measure.
-        settings: what the results of a row have in common, and those of another row have not.
-        paper: the paper's row, where data set, schedule and test are the paper's.
+        name: of the network, including every difference to the paper's.
+        columns: settings with their own column, such as the test size.
+        values: measured or counted; None if there is nothing to measure.
+        settings: equal for all results of a row.
+        paper: the paper's row, if data set, schedule and test are the paper's.
     """
 
     run: Path
@@ -49,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table headed `table`; a row of the paper that nobody ran has no `runs`."""
+    """A line of the table headed `table`; a row of the paper without a run has no `runs`."""
 
     table: str
     name: str
@@ -60,13 +60,13 @@ class Row:
 
 
 def check_once(seen: dict[str, Path], identity: object, folder: Path) -> None:
-    """Note in `seen` which run is in `folder`.
+    """Record in `seen` which run is in `folder`.
 
     Args:
-        identity: plain data that no two runs have in common.
+        identity: plain data that identifies the run.
 
     Raises:
-        UserError: the same run was noted before.
+        UserError: the same run was recorded before.
     """
     key = _key(identity)
     if key in seen:
@@ -85,9 +85,9 @@ def gather(
     """A row of all results of equal name, columns and settings, in the order of the first ones.
 
     Args:
-        table: the heading of a result's table.
-        printed: what a line tells of a result without its settings. Where that is the same in
-            several rows, their names tell the settings in which they differ.
+        table: returns the heading of a result's table.
+        printed: returns what a line shows of a result apart from its settings. If it is equal for
+            several rows, the settings in which they differ are added to their names.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -115,7 +115,7 @@ def _key(plain: object) -> str:
 
 
 def _differences(one: dict, others: list[dict]) -> list[str]:
-    """The settings in which any of `others` is not as `one`: "KEY value", the value of `one`."""
+    """The settings in which any of `others` differs from `one`, as "KEY value" of `one`."""
     keys = sorted({key for other in others for key in other})
     return [
         f"{key} {one.get(key, 'absent')}"

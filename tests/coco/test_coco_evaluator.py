@@ -143,9 +143,9 @@ def test_lvis_is_refused_before_the_run_and_by_the_evaluator(tmp_path):
     names = {"DATASETS.TRAIN": f"('{name}',)", "DATASETS.TEST": f"('{name}',)"}
     cfg = tiny_config(**names, OUTPUT_DIR=tmp_path)
     try:
-        with pytest.raises(UsageError, match="'of LVIS': a set of LVIS"):
+        with pytest.raises(UsageError, match="'of LVIS': an LVIS data set"):
             check_run(cfg, resume=False, eval_only=False)
-        with pytest.raises(UsageError, match="'of LVIS': a set of LVIS"):
+        with pytest.raises(UsageError, match="'of LVIS': an LVIS data set"):
             RandWireTrainer.build_evaluator(cfg, name)
     finally:
         DatasetCatalog.remove(name)

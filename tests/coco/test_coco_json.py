@@ -44,11 +44,11 @@ UNREADABLE = {
     "deep": (lambda coco: b"[" * 100_000, "no JSON: maximum recursion"),
     "key twice": (
         lambda coco: text_of(coco).replace('"id"', '"id": 7, "id"', 1).encode(),
-        "the key 'id' stands twice",
+        "duplicate key 'id'",
     ),
-    "VIA": (lambda coco: as_bytes(VIA), "VIA's own format"),
-    "VIA's project": (lambda coco: as_bytes({"_via_img_metadata": VIA}), "VIA's own format"),
-    "labelme": (lambda coco: as_bytes(LABELME), "labelme's own format"),
+    "VIA": (lambda coco: as_bytes(VIA), "VIA's format"),
+    "VIA's project": (lambda coco: as_bytes({"_via_img_metadata": VIA}), "VIA's format"),
+    "labelme": (lambda coco: as_bytes(LABELME), "labelme's format"),
     "list": (lambda coco: b"[1, 2]", "found [1, 2]"),
     "empty": (lambda coco: b"{}", "the object is empty"),
 }

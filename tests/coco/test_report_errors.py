@@ -27,7 +27,7 @@ WRONG_RESULTS = [
 ]
 WRONG_TRUTH = [
     ([], "found []"),
-    ({key: TRUTH[key] for key in ("images", "categories")}, '"annotations" is not there'),
+    ({key: TRUTH[key] for key in ("images", "categories")}, '"annotations" is missing'),
     (TRUTH | {"categories": [{"id": CAT}]}, "categories[0] has no 'name'"),
     (TRUTH | {"annotations": [{**ANNOTATION, "bbox": [0, 0, NAN, 1]}]}, "annotations[0]: bbox"),
     (TRUTH | {"annotations": [{**ANNOTATION, "iscrowd": 2}]}, "iscrowd 2, expected 0 or 1"),

@@ -79,7 +79,7 @@ def test_an_unknown_config_is_met_with_the_shipped_ones():
 
 @pytest.mark.parametrize("name", ["", ".", "no/such.yaml", "/no/such.yaml", "\0"])
 def test_what_is_no_file_is_refused(name):
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="not found"):
         config_path(name)
 
 

@@ -1,4 +1,4 @@
-"""A look at a COCO evaluation: where its AP is lost, by kind of error, by class and by image."""
+"""A report on a COCO evaluation: where AP is lost, by kind of error, by class and by image."""
 
 from .write import write_report
 

@@ -1,6 +1,6 @@
-"""pycocotools' evaluation of boxes, and what the report reads from its tables.
+"""pycocotools' box evaluation and the figures that the report takes from it.
 
-All AP are in percent, as detectron2 logs them; NaN stands where there is no ground truth.
+AP is in percent, as detectron2 logs it; NaN without ground truth.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from ..metrics import METRICS
 
 
 def evaluate(truth: dict, detections: list[dict]) -> COCOeval:
-    """Run pycocotools' box evaluation, summed up, on all images and classes.
+    """Run pycocotools' box evaluation, including its summary, on all images and classes.
 
     Args:
-        truth: a COCO JSON, as `read_truth` gives it.
-        detections: COCO results, as `read_results` gives them; may be empty.
+        truth: a COCO JSON, from `read_truth`.
+        detections: COCO results, from `read_results`; may be empty.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its steps
         coco = COCO()
@@ -26,7 +26,7 @@ def evaluate(truth: dict, detections: list[dict]) -> COCOeval:
         coco.createIndex()
         if detections:
             found = coco.loadRes(detections)
-        else:  # which loadRes does not take
+        else:  # loadRes does not accept an empty list
             found = COCO()
             found.dataset = {**truth, "annotations": []}
             found.createIndex()
@@ -57,7 +57,7 @@ def class_aps(coco_eval: COCOeval) -> np.ndarray:
     precision = _precision(coco_eval)
     halves = [precision[_at_iou(coco_eval, iou)].mean(0) for iou in (0.5, 0.75)]
     table = np.stack([precision.mean((0, 1)), *halves], axis=1)
-    # A class without ground truth is -1 all through.
+    # A class without ground truth is -1 everywhere.
     return np.where(table > -1, 100 * table, np.nan)
 
 

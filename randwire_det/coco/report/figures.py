@@ -12,7 +12,7 @@ BLUE, GREY = "#2f6fdb", "#8a94a3"
 
 
 def draw_errors(errors: Breakdown, path: Path) -> None:
-    """A bar a kind of error, as long as the AP50 gained by correcting it."""
+    """A bar per kind of error; its length is the AP50 gained by correcting that kind."""
     figure = Figure(figsize=(6, 2.8), layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(KINDS, [errors.gains[kind] for kind in KINDS], color=BLUE)

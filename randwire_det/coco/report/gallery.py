@@ -1,6 +1,6 @@
-"""Which images to look at: the worst and the best by F1 of the detections worth showing.
+"""Chooses the images of the gallery: the worst and the best by F1.
 
-F1 at IoU 0.5 and score >= 0.5: AP ranks all detections by score, which one image says little about.
+F1 is at IoU 0.5 and score >= 0.5. AP is a ranking over all images and says little about one image.
 """
 
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class Picture:
 def choose(matches: Matches, count: int) -> tuple[list[Picture], list[Picture]]:
     """The `count` worst and the `count` best images, no image in both.
 
-    Of equal F1 the more errors are worse, the more objects better. An image with neither objects
-    nor detections has no F1, and is left out.
+    At equal F1 more errors are worse and more objects better. Images with neither objects nor
+    detections have no F1 and are skipped.
     """
     shown = np.flatnonzero(matches.score >= SCORE)
     objects = positions(matches.object_image, len(matches.images))

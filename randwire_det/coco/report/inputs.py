@@ -1,6 +1,6 @@
-"""The two files of an evaluation, looked at before pycocotools meets them.
+"""Reads and checks the two files of an evaluation.
 
-pycocotools answers a wrong id or a missing field with an assertion, or not at all.
+pycocotools itself reports a wrong id or a missing field by an assertion, or not at all.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
 
 
 def read_truth(path: str | Path) -> dict:
-    """The ground truth of a data set in COCO format, as the evaluation takes it.
+    """The ground truth of a data set in COCO format, for the evaluation.
 
     Raises:
-        UserError: no such file, no COCO instances in it, or a row that lacks what is needed.
+        UserError: the file is missing, holds no COCO instances, or a row lacks a field.
     """
     truth = read_coco(path)
     for key, fields in TRUTH_FIELDS.items():
@@ -35,14 +35,15 @@ def read_truth(path: str | Path) -> dict:
 
 
 def read_results(path: str | Path, truth: dict, truth_path: str | Path) -> list[dict]:
-    """Detections in COCO results format, with no more than the four keys that boxes need.
+    """Detections in COCO results format, reduced to the four keys that boxes need.
 
     Args:
         path: the file, a list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}.
-        truth: what `read_truth` gave; truth_path is named where the two do not fit.
+        truth: from `read_truth`.
+        truth_path: its file, for messages.
 
     Raises:
-        UserError: no such file, another format, or ids that the ground truth does not have.
+        UserError: the file is missing, of another format, or has ids unknown to the ground truth.
     """
     rows = read_json(path, "results")
     if not isinstance(rows, list):
@@ -54,7 +55,7 @@ def read_results(path: str | Path, truth: dict, truth_path: str | Path) -> list[
         for row in rows:
             if row[field] not in known:
                 raise UserError(
-                    f"results {path}: {field} {row[field]!r} is none of the {key} of {truth_path};"
+                    f"results {path}: {field} {row[field]!r} is not in the {key} of {truth_path};"
                     " give the annotations that these detections were made on"
                 )
     return [{field: row[field] for field in RESULT_FIELDS} for row in rows]

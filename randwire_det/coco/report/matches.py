@@ -1,6 +1,6 @@
-"""Every detection and object of an evaluation as flat arrays, with COCOeval's verdict at IoU 0.5.
+"""All detections and objects of an evaluation as flat arrays, with COCOeval's matches at IoU 0.5.
 
-The matching is pycocotools' own, so that what builds on it starts from the AP50 in the table.
+The matching is pycocotools' own, so that an analysis of it starts from the reported AP50.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Matches:
-    """D detections, by class, image and falling score, and G objects, crowd regions included.
+    """D detections, by class, image and descending score, and G objects including crowd regions.
 
     Boxes are [x, y, width, height] in pixels; `image` and `category` index the two lists.
     """
@@ -26,12 +26,12 @@ class Matches:
     category: np.ndarray  # (D,)
     score: np.ndarray  # (D,)
     correct: np.ndarray  # (D,) matched to an object (or to a crowd region, see `ignored`)
-    ignored: np.ndarray  # (D,) counts neither for nor against: it lies in a crowd region
+    ignored: np.ndarray  # (D,) counts neither for nor against: inside a crowd region
     object_box: np.ndarray  # (G, 4)
     object_image: np.ndarray  # (G,)
     object_category: np.ndarray  # (G,)
     object_crowd: np.ndarray  # (G,)
-    object_score: np.ndarray  # (G,) of the detection that found it; -inf where none did
+    object_score: np.ndarray  # (G,) of the matched detection; -inf if there is none
 
     @property
     def object_found(self) -> np.ndarray:
@@ -84,7 +84,7 @@ def match(coco_eval: COCOeval) -> Matches:
 
 
 def positions(index: np.ndarray, count: int) -> list[np.ndarray]:
-    """Where `index` holds 0, where it holds 1, and so on to `count` - 1; each in rising order."""
+    """The positions of 0, 1, ..., `count` - 1 in `index`, each in ascending order."""
     order = np.argsort(index, kind="stable")
     edges = np.searchsorted(index[order], np.arange(count + 1))
     return [order[low:high] for low, high in pairwise(edges)]

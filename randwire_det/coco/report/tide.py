@@ -1,8 +1,7 @@
-"""Where AP50 is lost, by the six kinds of error of TIDE (Bolya et al. 2020).
+"""AP50 lost to each of the six kinds of error of TIDE (Bolya et al. 2020).
 
-A wrong detection is of one kind; an object that no detection could be corrected into is missed.
-What a kind costs is the AP50 gained when an oracle corrects that kind alone, as in section 2.3 of
-the paper.
+Each wrong detection has one kind; an object is missed if no detection could be corrected to match
+it. The cost of a kind is the AP50 gained if an oracle corrects that kind alone (section 2.3 there).
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pycocotools import mask
 
 from .matches import IOU, Matches, positions
 
-BACKGROUND_IOU = 0.1  # below it a detection has nothing to do with an object
+BACKGROUND_IOU = 0.1  # below it a detection is unrelated to an object
 RECALLS = np.linspace(0, 1, 101)
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLS, LOC, BOTH, DUP, BKG, MISS = range(6)
@@ -33,7 +32,7 @@ def break_down(matches: Matches) -> Breakdown:
     """Sort the errors of an evaluation into kinds and correct each in turn."""
     kind, target = _kinds(matches)
     missed = ~matches.object_crowd & ~matches.object_found
-    missed[target[target >= 0]] = False  # correcting that detection would find it
+    missed[target[target >= 0]] = False  # found by correcting that detection
     base = _ap50(matches)
     counts = np.bincount(kind[kind >= 0], minlength=len(KINDS))
     counts[MISS] = missed.sum()
@@ -52,7 +51,7 @@ def break_down(matches: Matches) -> Breakdown:
 
 
 def _kinds(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Of each detection its kind of error and the object it was meant for; -1 for none."""
+    """For each detection its kind of error and the intended object; -1 for none."""
     kind, target = (np.full(len(matches.score), -1) for _ in range(2))
     wrong = np.flatnonzero(~matches.correct & ~matches.ignored)
     plain = np.flatnonzero(~matches.object_crowd)
@@ -74,7 +73,7 @@ def _kinds(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _judge(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kinds, and columns of the objects meant, of the wrong detections of an image.
+    """Kinds, and columns of the intended objects, for the wrong detections of an image.
 
     Args:
         iou: (detections, objects); same: likewise, whether their classes are the same.
@@ -85,7 +84,7 @@ def _judge(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         [
             (best_own >= BACKGROUND_IOU) & (best_own < IOU),
             best_other >= IOU,
-            best_own >= IOU,  # and yet wrong: a better one has the object
+            best_own >= IOU,  # yet wrong: a better detection has the object
             best_other < BACKGROUND_IOU,
         ],
         [LOC, CLS, DUP, BKG],
@@ -98,8 +97,8 @@ def _judge(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _mended(matches: Matches, chosen: np.ndarray, target: np.ndarray) -> float:
     """AP50, percent, once the `chosen` detections are corrected.
 
-    Of those meant for one object that nothing has found, the highest score becomes correct; all
-    others go.
+    Of the detections intended for an unmatched object, the one with the highest score becomes
+    correct; the others are removed.
     """
     candidates = np.flatnonzero(chosen & (target >= 0))
     candidates = candidates[~matches.object_found[target[candidates]]]
@@ -113,7 +112,7 @@ def _mended(matches: Matches, chosen: np.ndarray, target: np.ndarray) -> float:
 
 
 def _objects(matches: Matches, chosen: np.ndarray | bool = True) -> np.ndarray:
-    """How many of the chosen objects each class has, (classes,), crowd regions left out."""
+    """The number of chosen objects per class, (classes,), without crowd regions."""
     mine = matches.object_category[chosen & ~matches.object_crowd]
     return np.bincount(mine, minlength=len(matches.classes))
 
@@ -136,7 +135,7 @@ def _ap50(matches: Matches, *, counted=True, correct=None, category=None, object
 
 
 def _average_precision(correct: np.ndarray, objects: int) -> float:
-    """AP over 101 recalls of detections by falling score."""
+    """AP over 101 recalls, of detections by descending score."""
     hits = np.cumsum(correct)
     precision = hits / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

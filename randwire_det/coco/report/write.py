@@ -1,4 +1,4 @@
-"""The report as a whole: from the two files of an evaluation to a page, charts and numbers."""
+"""Writes the report: from the two files of an evaluation to a page, charts and numbers."""
 
 import json
 import math
@@ -33,23 +33,23 @@ def write_report(
 ) -> Path:
     """Write report.html, its charts errors.png and precision_recall.png, and report.json.
 
-    The page holds its pictures, so it can be moved and read without the rest.
+    The page embeds its pictures, so it can be moved without the other files.
 
     Args:
         json_file: ground truth in COCO format.
-        image_root: the folder that its file names start at. An image that cannot be read is drawn
-            as a grey box.
+        image_root: the folder that its file names are relative to. An unreadable image is drawn as
+            a grey box.
         results_json: detections in COCO results format, as detectron2's evaluator writes them.
-        output: the folder to write to, made where it is missing.
+        output: the folder to write to; created if missing.
         title: heading of the page; by default the name of the annotation file.
-        paper: AP to stand beside, in percent, by the names in `METRICS`; some may be missing.
-        gallery: how many of the worst images to show, and of the best; 0 to 32.
+        paper: AP to compare with, in percent, by the names in `METRICS`; some may be missing.
+        gallery: number of worst and of best images to show, 0 to 32.
 
     Returns:
         the path of report.html.
 
     Raises:
-        UserError: an unreadable or unfit file, no such image folder, a value out of its range.
+        UserError: an unreadable or invalid file, a missing image folder, a value out of range.
     """
     output, image_root = Path(output), Path(image_root)
     if not 0 <= gallery <= GALLERY_LIMIT:
