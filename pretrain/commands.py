@@ -78,7 +78,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         if not trainer.run():
             reason = stopping.agreed_reason(world)
             logger.info(f"stopped  by {reason}; {resume.checkpoints(output)[0]} is written")
-            logger.info("         --resume goes on from there")
+            logger.info("         --resume continues from there")
             return EXIT_STOPPED
         final = output / resume.FINAL
         logger.info(

@@ -19,7 +19,7 @@ logger = logging.getLogger("pretrain")
 
 
 class Screen(logging.Handler):
-    """Lines on stdout, above the progress bar where there is one."""
+    """Writes log lines to stdout, above the progress bar if there is one."""
 
     def emit(self, record):
         tqdm.write(self.format(record), file=sys.stdout)
@@ -114,15 +114,15 @@ class RunLog:
         speed = done * self.batch_size / (now - self.interval_start)
         self.interval_start = now
         self.write(epoch=epoch, iteration=iteration, loss=loss, lr=lr, images_per_second=speed)
-        seconds = (now - self.started) / (iteration - self.first)  # per iteration
+        seconds_per_iteration = (now - self.started) / (iteration - self.first)
+        eta = timedelta(seconds=round(seconds_per_iteration * (self.total - iteration)))
         self.bar.set_postfix_str(
             f"epoch {epoch}, loss {loss:.3f}, lr {lr:.3g}, {speed:.0f} images/s"
         )
         logger.log(
             logging.INFO if self.bar.disable else logging.DEBUG,  # the bar shows the same
             f"epoch {epoch}/{self.epochs}, iteration {iteration}/{self.total},"
-            f" loss {loss:.4f}, lr {lr:.5f}, {speed:.0f} images/s,"
-            f" ETA {duration(seconds * (self.total - iteration))}",
+            f" loss {loss:.4f}, lr {lr:.5f}, {speed:.0f} images/s, ETA {eta}",
         )
 
     def flush(self) -> None:
@@ -140,8 +140,3 @@ class RunLog:
 
 def accuracy(percent: dict[str, float]) -> str:
     return f"top-1 {percent['top1']:.2f} %, top-5 {percent['top5']:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """ "1 day, 2:03:04", in whole seconds."""
-    return str(timedelta(seconds=round(seconds)))

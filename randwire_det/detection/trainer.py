@@ -165,14 +165,14 @@ class RandWireTrainer(DefaultTrainer):
             try:
                 return super().train()
             except AskedToStop:
-                self._save_and_say_why()
+                self._save_and_log()
                 raise
 
     def run_step(self) -> None:
         super().run_step()
         self.done = self.iter + 1
 
-    def _save_and_say_why(self) -> None:
+    def _save_and_log(self) -> None:
         reason = self.stopping.agreed_reason(self.world)
         # The current iteration may have been stopped while waiting for its batch.
         self.iter = self._trainer.iter = self.done - 1
@@ -180,12 +180,11 @@ class RandWireTrainer(DefaultTrainer):
             self.world.first_does(
                 lambda: self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             )
-        output = Path(self.cfg.OUTPUT_DIR)
-        if self.done and self.world.is_first:
-            written = (output / "last_checkpoint").read_text()
+        if self.world.is_first and self.done:
+            output = Path(self.cfg.OUTPUT_DIR)
+            saved = (output / "last_checkpoint").read_text()
             logger.info(
-                f"Stopped by {reason}; {written} is written in {output}. --resume goes on from"
-                " there."
+                f"Stopped by {reason}; {saved} is written in {output}. --resume continues from it."
             )
         elif self.world.is_first:
             logger.info(f"Stopped by {reason} before the first iteration; nothing is written.")
