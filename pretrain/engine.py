@@ -95,7 +95,15 @@ class Trainer:
             batch_size=self.cfg.SOLVER.BATCH_SIZE,
             enabled=self.world.is_first,
         ) as log:
-            finished = self.train(log)
+            try:
+                self.test_if_due(log)  # a checkpoint is written before its iteration is evaluated
+                first = self.progress.iteration // self.epoch_length
+                for epoch in range(first, self.cfg.SOLVER.EPOCHS):
+                    self.train_epoch(epoch, log)
+                    self.test_if_due(log)
+                finished = True
+            except AskedToStop:
+                finished = False
             if finished:
                 self.save_weights(resume.FINAL)
             elif self.saved_at != self.progress.iteration or self.saved_at == 0:
@@ -103,18 +111,6 @@ class Trainer:
         if self.world.is_first:
             draw_curves(log.path, self.output / "curves.png", self.epoch_length)
         return finished
-
-    def train(self, log: RunLog) -> bool:
-        """Run the remaining epochs and evaluations; return False if a process was asked to stop."""
-        try:
-            self.test_if_due(log)  # a checkpoint is written before its iteration is evaluated
-            first = self.progress.iteration // self.epoch_length
-            for epoch in range(first, self.cfg.SOLVER.EPOCHS):
-                self.train_epoch(epoch, log)
-                self.test_if_due(log)
-        except AskedToStop:
-            return False
-        return True
 
     def train_epoch(self, epoch: int, log: RunLog) -> None:
         """Train on the rest of an epoch, in whole batches."""

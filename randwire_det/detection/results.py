@@ -45,17 +45,8 @@ IRRELEVANT = (*same_result.DETECTION, "SEED")
 LINE = 100  # characters
 
 
-def inference_dir(cfg: CfgNode, dataset: str) -> Path:
-    """The folder for the detections of a test set, a subfolder if there are several sets."""
-    return _folder(cfg, "inference", dataset)
-
-
-def report_dir(cfg: CfgNode, dataset: str) -> Path:
-    """The folder for the report of a test set, a subfolder if there are several sets."""
-    return _folder(cfg, "report", dataset)
-
-
-def _folder(cfg: CfgNode, kind: str, dataset: str) -> Path:
+def result_dir(cfg: CfgNode, kind: str, dataset: str) -> Path:
+    """The folder of a test set's files of a kind, "inference" or "report", in OUTPUT_DIR."""
     several = len(cfg.DATASETS.TEST) > 1
     return Path(cfg.OUTPUT_DIR, kind, dataset if several else "")
 
@@ -131,8 +122,8 @@ def report_evaluation(cfg: CfgNode) -> None:
             page = write_report(
                 metadata.json_file,
                 metadata.image_root,
-                inference_dir(cfg, name) / "coco_instances_results.json",
-                report_dir(cfg, name),
+                result_dir(cfg, "inference", name) / "coco_instances_results.json",
+                result_dir(cfg, "report", name),
                 **heading(record, name),
             )
         except UserError as error:

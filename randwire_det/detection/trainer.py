@@ -26,7 +26,7 @@ from .config import require_randwire_keys
 from .loader import TestLoader, TrainLoader
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config, without_weights
-from .results import inference_dir, record_evaluation
+from .results import record_evaluation, result_dir
 from .step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class RandWireTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CocoEvaluator:
         require_coco(dataset_name)
-        return CocoEvaluator(dataset_name, str(inference_dir(cfg, dataset_name)))
+        return CocoEvaluator(dataset_name, str(result_dir(cfg, "inference", dataset_name)))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
