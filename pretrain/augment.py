@@ -1,6 +1,6 @@
-"""What becomes of an image before it joins a batch: random crops to train on, the middle to test.
+"""Image transforms: random crops for training, centre crops for testing.
 
-An image and a seed in, an image out: whatever is random depends on that seed alone.
+A transform maps an image and a seed to an image; all randomness depends on that seed.
 """
 
 import math
@@ -16,22 +16,22 @@ from torchvision.transforms import InterpolationMode, functional, v2
 from .config import test_size
 
 Transform = Callable[[Image.Image, int], Image.Image]
-STRIP = 50  # of an image that is so many times as long as wide, a test looks at the middle alone
-RATIOS = 3 / 4, 4 / 3  # of a training crop's width to its height
+STRIP = 50  # longer images, in multiples of the shorter side, are cropped before resizing in tests
+RATIOS = 3 / 4, 4 / 3  # range of a training crop's aspect ratio, width to height
 
 
 def train_transform(cfg: CfgNode) -> Transform:
-    """`random_crop`, then TrivialAugmentWide and RandomErasing as far as INPUT asks for them."""
+    """`random_crop`, then TrivialAugmentWide and RandomErasing if INPUT enables them."""
     crop = partial(
         random_crop, size=cfg.INPUT.SIZE, min_scale=cfg.INPUT.MIN_SCALE, flip=cfg.INPUT.FLIP
     )
-    more = []
+    augmentations = []
     if cfg.INPUT.TRIVIAL_AUGMENT:
-        more.append(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
+        augmentations.append(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
     if cfg.INPUT.RANDOM_ERASE > 0:
         fill = [round(value) for value in cfg.INPUT.MEAN]
-        more.append(v2.RandomErasing(cfg.INPUT.RANDOM_ERASE, value=fill))
-    return partial(_crop_and_more, crop=crop, more=more)
+        augmentations.append(v2.RandomErasing(cfg.INPUT.RANDOM_ERASE, value=fill))
+    return partial(_crop_and_augment, crop=crop, augmentations=augmentations)
 
 
 def val_transform(cfg: CfgNode) -> Transform:
@@ -42,9 +42,7 @@ def val_transform(cfg: CfgNode) -> Transform:
 def random_crop(
     image: Image.Image, rng: random.Random, *, size: int, min_scale: float, flip: bool
 ) -> Image.Image:
-    """`random_box` of the image, resized to `size` x `size`, mirrored half of the time where `flip`
-    is set.
-    """
+    """Crop `random_box`, resize it to `size` x `size`, and if `flip` mirror half of the images."""
     box = random_box(image.width, image.height, rng, min_scale)
     image = image.resize((size, size), Image.Resampling.BILINEAR, box)
     if flip and rng.random() < 0.5:
@@ -55,12 +53,12 @@ def random_crop(
 def random_box(
     width: int, height: int, rng: random.Random, min_scale: float
 ) -> tuple[int, int, int, int]:
-    """Where a training crop lies: (left, top, right, bottom), distributed as torchvision's
-    RandomResizedCrop, which would draw from torch's global generator, and takes longer.
+    """Sample a training crop, (left, top, right, bottom), as torchvision's RandomResizedCrop does,
+    but faster and without torch's global generator.
 
-    The share of the area is uniform from `min_scale` to 1, and the logarithm of the aspect ratio
-    from that of 3/4 to that of 4/3; of ten draws the first that fits is taken, anywhere in the
-    image. Where none fits, it is the largest box in the middle of an aspect ratio in that range.
+    The share of the area is uniform from `min_scale` to 1, the logarithm of the aspect ratio from
+    log(3/4) to log(4/3), and the position uniform; the first of ten samples that fits is taken. If
+    none fits, it is the largest centred box with an aspect ratio in that range.
     """
     for _ in range(10):
         area = rng.uniform(min_scale, 1) * width * height
@@ -76,8 +74,8 @@ def random_box(
 
 
 def centre_crop(image: Image.Image, seed: int, *, resize: int, size: int) -> Image.Image:
-    """The shorter side resized to `resize` pixels, then the middle, `size` x `size`."""
-    if max(image.size) > STRIP * min(image.size):  # all of it, resized, might fill the memory
+    """Resize the shorter side to `resize` pixels, then crop the centre, `size` x `size`."""
+    if max(image.size) > STRIP * min(image.size):  # resized as a whole, it might fill the memory
         width, height = image.size
         image = functional.center_crop(
             image, [min(height, STRIP * width), min(width, STRIP * height)]
@@ -85,13 +83,13 @@ def centre_crop(image: Image.Image, seed: int, *, resize: int, size: int) -> Ima
     return functional.center_crop(functional.resize(image, resize), size)
 
 
-def _crop_and_more(image, seed, *, crop, more):
+def _crop_and_augment(image, seed, *, crop, augmentations):
     image = crop(image, random.Random(seed))
-    if more:
-        # torchvision's transforms know torch's global generator only: lend it, and put it back.
-        # torch.manual_seed would seed the generators of the GPUs, too.
+    if augmentations:
+        # torchvision's transforms only use torch's global generator: seed it, then restore it.
+        # torch.manual_seed would also seed the GPUs' generators.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            for transform in more:
-                image = transform(image)
+            for augment in augmentations:
+                image = augment(image)
     return image

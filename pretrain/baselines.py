@@ -1,6 +1,6 @@
-"""The paper's competitors: torchvision's ResNets and ResNeXts at any width, and as detectron2's.
+"""The paper's baselines: torchvision's ResNets and ResNeXts at any width, also as detectron2's.
 
-Section 4 trains them by the recipe of [11], Goyal et al. 2017, so they start as theirs do.
+They are initialised as in [11], Goyal et al. 2017, whose recipe section 4 of the paper uses.
 """
 
 import math
@@ -21,7 +21,7 @@ STAGES = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-# name: depth, groups of the 3x3 convolutions, channels of a group in the first stage
+# name: depth, groups of the 3x3 convolutions, channels per group in the first stage
 BASELINES = {
     "resnet18": (18, 1, 64),
     "resnet34": (34, 1, 64),
@@ -34,9 +34,9 @@ BASELINES = {
 
 
 class ScaledResNet(ResNet):
-    """torchvision's ResNet whose stem has `stem` channels instead of 64, and all others in scale.
+    """torchvision's ResNet with `stem` channels in the stem instead of 64, and all others scaled.
 
-    Takes torchvision's arguments besides; fc starts as in [11], section 5.1.
+    Other arguments are torchvision's; fc is initialised as in [11], section 5.1.
     """
 
     def __init__(self, *args, stem: int, num_classes: int, **kwargs):
@@ -48,7 +48,7 @@ class ScaledResNet(ResNet):
 
     def _make_layer(self, block, planes, *args, **kwargs):
         stem, full = self.scale
-        if planes == full:  # the first stage: what stands before it has torchvision's 64 channels
+        if planes == full:  # the first stage: torchvision's constructor made a stem of 64 channels
             self.inplanes = stem
             self.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
             self.bn1 = self._norm_layer(stem)
@@ -56,17 +56,17 @@ class ScaledResNet(ResNet):
 
 
 def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module:
-    """A classifier, (B, 3, H, W) to (B, num_classes), freshly initialised as in [11].
+    """Build a classifier, (B, 3, H, W) to (B, num_classes), initialised as in [11].
 
     Every residual block starts as the identity: the scale of its last BN is zero.
 
     Args:
         name: one of BASELINES.
-        width: multiplies every channel count; the first stage's are rounded to whole numbers, and
-            later stages double them. At 1 the tensors have torchvision's names and shapes.
+        width: multiplies all channel counts. The first stage's are rounded, and later stages
+            double them. At 1 the tensors have torchvision's names and shapes.
 
     Raises:
-        UsageError: an unknown name, a width without channels, or with some that do not fill groups.
+        UsageError: an unknown name, or a width that gives no channels or incomplete groups.
     """
     stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
@@ -83,9 +83,9 @@ def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module
 def baseline_complexity(
     name: str, width: float = 1.0, input_size: int = 224, num_classes: int = 1000
 ) -> Complexity:
-    """Parameters, multiply-adds and activations, counted on a model without memory.
+    """Count parameters, multiply-adds and activations on the meta device.
 
-    As with RandWire they are those of convolutions and fc.
+    As for a RandWire, multiply-adds and activations are those of convolutions and fc.
 
     Args:
         input_size: height and width of the RGB image, in pixels.
@@ -99,7 +99,7 @@ def baseline_complexity(
     counts = [Complexity(params=sum(parameter.numel() for parameter in model.parameters()))]
 
     def add(module, inputs, output):
-        positions = output[0, 0].numel()  # every weight is used once at each
+        positions = output[0, 0].numel()  # each uses every weight once
         counts.append(Complexity(0, module.weight.numel() * positions, output.numel()))
 
     for module in model.modules():
@@ -110,11 +110,11 @@ def baseline_complexity(
 
 
 def detectron2_keys(name: str, width: float) -> dict:
-    """The keys under MODEL.RESNETS with which detectron2 builds the same network.
+    """The MODEL.RESNETS keys with which detectron2 builds the same network.
 
     Raises:
         UsageError: as `build_baseline`.
-        UserError: a ResNet-18 or -34 of another width than 1, which detectron2 does not build.
+        UserError: a ResNet-18 or -34 of a width other than 1, which detectron2 does not support.
     """
     stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
@@ -135,10 +135,10 @@ def detectron2_keys(name: str, width: float) -> dict:
 
 
 def to_detectron2(weights: dict[str, Tensor], name: str, width: float) -> dict[str, Tensor]:
-    """The state dict of `build_baseline(name, ..., width)` under detectron2's names, without fc.
+    """Convert a state dict of `build_baseline(name, ..., width)` to detectron2's names, without fc.
 
     Raises:
-        UserError: a tensor is missing, superfluous or of another shape.
+        UserError: a tensor is missing, unexpected or of another shape.
     """
     with torch.device("meta"):
         expected = detectron2_names(build_baseline(name, 1, width).state_dict())
@@ -160,14 +160,14 @@ def _block(depth: int) -> type[nn.Module]:
 
 
 def stem_channels(name: str, width: float) -> int:
-    """Output channels of the first convolution, 64 at width 1, after a check of name and width."""
+    """Check name and width; return the output channels of the first convolution, 64 at width 1."""
     if name not in BASELINES:
-        names = ["randwire", *BASELINES]  # what MODEL.NAME may be
+        names = ["randwire", *BASELINES]  # the values of MODEL.NAME
         hint = did_you_mean(str(name), names)
         raise UsageError(f"MODEL.NAME {name!r}: {hint}expected one of {', '.join(names)}")
     if not 1 / 64 <= width < math.inf:
         raise UsageError(
-            f"width {width} of {name}: expected a number from 1/64, a channel, upwards"
+            f"width {width} of {name}: expected a number of at least 1/64, which is one channel"
         )
     _, groups, width_per_group = BASELINES[name]
     inner = round(groups * width_per_group * width)

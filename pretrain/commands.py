@@ -1,4 +1,4 @@
-"""The two things tools/pretrain_imagenet.py does, each put together here from config to result."""
+"""What tools/pretrain_imagenet.py runs, from config to result: `train` and `evaluate_only`."""
 
 import json
 from contextlib import ExitStack
@@ -29,13 +29,13 @@ ALONE = World()
 
 
 def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
-    """Train the network of `cfg`; its weights are in OUTPUT_DIR/model_final.pth at the end.
+    """Train a classifier and write its weights to OUTPUT_DIR/model_final.pth.
 
     Returns:
-        the exit status: 0, or `EXIT_STOPPED` where the run was asked to stop before.
+        the exit status: 0, or `EXIT_STOPPED` if the run was asked to stop before its end.
 
     Raises:
-        UserError: what a user can fix. Nothing is written if it is found before the training.
+        UserError: bad input. Nothing is written if it is found before training starts.
     """
     output = Path(cfg.OUTPUT_DIR)
     with ExitStack() as stack:
@@ -44,8 +44,8 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             lambda: _prepare(cfg, resuming, world)
         )
         total = cfg.SOLVER.EPOCHS * (len(train_data) // cfg.SOLVER.BATCH_SIZE)
-        before = resume.Progress.of(checkpoint) if checkpoint else None
-        start = before.iteration if before else 0
+        saved = resume.Progress.of(checkpoint) if checkpoint else None
+        start = saved.iteration if saved else 0
         if start == total and (output / resume.FINAL).exists():
             logger.info(f"done     {output} holds a finished run: nothing is left to do")
             return 0
@@ -60,7 +60,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         stopping = stack.enter_context(Stopping())
         world.first_does(begin)
         device = _device(cfg, world)
-        trainer = Trainer(cfg, spec, train_data, val_data, device, world)
+        trainer = Trainer(cfg, spec, train_data, val_data, device, world, stopping)
         if world.is_first:
             _describe(trainer)
         for problem in passed_over:
@@ -68,17 +68,17 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         if checkpoint is not None:
             world.together(partial(trainer.restore, checkpoint))
             logger.info(f"resume   {checkpoint.path}, after iteration {start} of {total}")
-            if before.processes != world.size:
+            if saved.processes != world.size:
                 logger.info(
-                    f"resume   that was with {before.processes} processes: sums differ in rounding"
+                    f"resume   that was with {saved.processes} processes: sums differ in rounding"
                 )
-            del checkpoint  # as large as the model and its optimizer
+            del checkpoint  # frees as much memory as the model and its optimizer take
         elif resuming:
             logger.info(f"resume   {output} holds no checkpoint: starting from scratch")
-        if not trainer.run(stopping):
+        if not trainer.run():
             reason = stopping.agreed_reason(world)
             logger.info(f"stopped  by {reason}; {resume.checkpoints(output)[0]} is written")
-            logger.info("         --resume goes on from there")
+            logger.info("         --resume continues from there")
             return EXIT_STOPPED
         final = output / resume.FINAL
         logger.info(
@@ -91,12 +91,12 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
 def evaluate_only(
     cfg: CfgNode, *, resuming: bool = False, world: World = ALONE
 ) -> dict[str, float]:
-    """Evaluate MODEL.WEIGHTS, or when resuming the newest checkpoint of OUTPUT_DIR, and print it.
+    """Evaluate a classifier: MODEL.WEIGHTS, or OUTPUT_DIR's newest checkpoint if resuming.
 
-    The result is also added to OUTPUT_DIR/evaluations.jsonl, for tools/tables.py.
+    The result is logged and appended to OUTPUT_DIR/evaluations.jsonl, for tools/tables.py.
 
     Returns:
-        {"top1", "top5", "images", "bad_images"}, the first two in percent.
+        as `evaluation.evaluate`.
     """
     with logging_to(None, enabled=world.is_first):
         checkpoint, spec, val_data = world.together(lambda: _prepare_evaluation(cfg, resuming))
@@ -104,7 +104,7 @@ def evaluate_only(
         device = _device(cfg, world)
         model = recipe.build_model(cfg, spec, len(val_data.classes))
         world.together(partial(resume.load_weights, path, checkpoint.weights_to_use, model))
-        del checkpoint  # of a run, three times as large as the model
+        del checkpoint  # with optimizer and average it is three times as large as the model
         model.to(device, memory_format=torch.channels_last)
         if spec is not None:
             logger.info(f"network  {spec.describe()}")
@@ -130,10 +130,12 @@ def evaluate_only(
 
 
 def _prepare(cfg: CfgNode, resuming: bool, world: World):
-    """All that can be refused before anything is written."""
+    """Read the data and the checkpoint, and check everything that can be checked before training
+    writes anything.
+    """
     check(cfg, world.size)
     if cfg.MODEL.WEIGHTS:
-        raise UsageError("MODEL.WEIGHTS is for --eval-only: training starts anew, or with --resume")
+        raise UsageError("MODEL.WEIGHTS is for --eval-only; to continue a training use --resume")
     if cfg.MODEL.SYNC_BN and not torch.cuda.is_available():
         raise UsageError("MODEL.SYNC_BN True: needs CUDA; on the CPU set it to False")
     spec, output = recipe.network_of(cfg), Path(cfg.OUTPUT_DIR)
@@ -151,7 +153,7 @@ def _prepare(cfg: CfgNode, resuming: bool, world: World):
 
 def _prepare_evaluation(cfg: CfgNode, resuming: bool):
     check(cfg)
-    if bool(cfg.MODEL.WEIGHTS) == resuming:  # neither, or both
+    if bool(cfg.MODEL.WEIGHTS) == resuming:  # neither or both
         raise UsageError("--eval-only needs either MODEL.WEIGHTS <checkpoint> or --resume")
     if resuming:
         checkpoint, _ = resume.find_checkpoint(Path(cfg.OUTPUT_DIR), True)
@@ -174,7 +176,7 @@ def _prepare_evaluation(cfg: CfgNode, resuming: bool):
 
 
 def _check_same_start(output: Path, start: int, world: World) -> None:
-    """Raises UserError where the machines see different files in OUTPUT_DIR."""
+    """Refuse machines that see different files in OUTPUT_DIR."""
     starts = world.gather([start])
     if len(set(starts)) > 1:
 
@@ -190,7 +192,7 @@ def _check_same_start(output: Path, start: int, world: World) -> None:
 def _device(cfg: CfgNode, world: World) -> str:
     device = cli.choose_device(cfg.DEVICE, logger)
     if device == "cpu":
-        # Arithmetic on vanishing activations is over ten times slower, and they matter to nobody.
+        # Arithmetic on denormal numbers is over ten times slower, and they do not matter here.
         torch.set_flush_denormal(True)
         return device
     torch.cuda.set_device(world.local_rank)
@@ -199,7 +201,7 @@ def _device(cfg: CfgNode, world: World) -> str:
 
 
 def _describe(trainer: Trainer) -> None:
-    """What is about to happen, before it takes days."""
+    """Log network, data, device and schedule of a run."""
     cfg, spec, size = trainer.cfg, trainer.spec, trainer.cfg.INPUT.SIZE
     classes, device = len(trainer.train_data.classes), trainer.learner.device
     if spec is not None:
@@ -207,11 +209,8 @@ def _describe(trainer: Trainer) -> None:
     else:
         name = f"{cfg.MODEL.NAME}, width {cfg.MODEL.WIDTH:g}"
         count = baseline_complexity(cfg.MODEL.NAME, cfg.MODEL.WIDTH, size, classes)
-    machine = (
-        torch.cuda.get_device_name(device)
-        if device != "cpu"
-        else f"{torch.get_num_threads()} threads"
-    )
+    on_gpu = device != "cpu"
+    machine = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
     processes = trainer.world.size
     logger.info(
         f"network  {name}; {count.params / 1e6:.2f} M parameters,"

@@ -1,4 +1,4 @@
-"""Every key of the pretraining config with its default, which is the paper's where it has one."""
+"""All keys of the pretraining config with their defaults, the paper's where it states them."""
 
 import argparse
 import math
@@ -12,7 +12,7 @@ from randwire_det.errors import UsageError
 
 
 def get_cfg() -> CfgNode:
-    """A fresh config with every default; YAML files and `KEY VALUE` pairs are merged into it."""
+    """A config with the defaults of all keys."""
     cfg = CfgNode()
 
     cfg.MODEL = CfgNode()
@@ -24,8 +24,8 @@ def get_cfg() -> CfgNode:
     add_memory_config(cfg.MODEL.RANDWIRE)
     cfg.MODEL.HEAD_CHANNELS = 1280  # of the 1x1 convolution in the classifier's head
     cfg.MODEL.DROPOUT = 0.0  # before fc; 0.2 in the paper's regular regime
-    # For each mini-batch, the chance that one edge into a node with several is left out; 0.1 in the
-    # paper's regular regime.
+    # Probability per mini-batch of dropping one edge into a node with several; 0.1 in the paper's
+    # regular regime.
     cfg.MODEL.EDGE_DROP = 0.0
     cfg.MODEL.SYNC_BN = False  # batch statistics over all processes; needs CUDA
     cfg.MODEL.WEIGHTS = ""  # the checkpoint that --eval-only evaluates
@@ -35,7 +35,7 @@ def get_cfg() -> CfgNode:
     cfg.INPUT.MIN_SCALE = 0.08  # a training crop covers this share of the image's area, or more
     cfg.INPUT.FLIP = True  # mirror half of the training images
     cfg.INPUT.TRIVIAL_AUGMENT = False  # torchvision's TrivialAugmentWide, after crop and flip
-    cfg.INPUT.RANDOM_ERASE = 0.0  # chance of torchvision's RandomErasing, filled with MEAN
+    cfg.INPUT.RANDOM_ERASE = 0.0  # probability of torchvision's RandomErasing, filled with MEAN
     cfg.INPUT.TEST_RESIZE = 256  # the shorter side of a test image, before the centre crop
     cfg.INPUT.TEST_SIZE = None  # the centre crop; None means SIZE (Table 4 tests with 320)
     cfg.INPUT.MEAN = [123.675, 116.28, 103.53]  # per channel, in the order RGB, scale 0..255
@@ -43,39 +43,40 @@ def get_cfg() -> CfgNode:
 
     cfg.DATA = CfgNode()
     cfg.DATA.ROOT = "datasets/imagenet"  # holds {train,val}/<class>/<image>
-    cfg.DATA.NUM_WORKERS = 4  # that read images, for each process of the training; 0: it reads them
+    cfg.DATA.NUM_WORKERS = 4  # per rank, to read images; 0 reads in the main process
     cfg.DATA.PREFETCH = 2  # batches that each worker keeps ready
     cfg.DATA.ON_BAD_IMAGE = "raise"  # or "skip": train on the next image instead, test without it
-    # Where lists of the images are kept, so that a start need not go through all folders again.
+    # Where lists of the images are stored, so that a start need not list all folders again.
     cfg.DATA.INDEX_DIR = "~/.cache/randwire_det"
 
     cfg.SOLVER = CfgNode()
     cfg.SOLVER.EPOCHS = 100
-    cfg.SOLVER.BATCH_SIZE = 256  # of a step, over all processes and ACCUMULATE parts
-    cfg.SOLVER.ACCUMULATE = 1  # parts a process does its share of the batch in, to save memory
+    cfg.SOLVER.BATCH_SIZE = 256  # per iteration, over all ranks and ACCUMULATE parts
+    cfg.SOLVER.ACCUMULATE = 1  # parts of each rank's share of the batch, to save memory
     cfg.SOLVER.BASE_LR = 0.1  # for 256 images; scales linearly with BATCH_SIZE, as in [11]
     cfg.SOLVER.WARMUP_EPOCHS = 5  # from WARMUP_LR, in even steps, to the scaled learning rate
     cfg.SOLVER.WARMUP_LR = 0.0  # in [11] it is BASE_LR: at 256 images there is no warm-up
     cfg.SOLVER.MOMENTUM = 0.9
-    cfg.SOLVER.NESTEROV = True  # the paper does not say; [11], whose details it takes over, does
+    cfg.SOLVER.NESTEROV = True  # as in [11]; the paper does not say
     cfg.SOLVER.WEIGHT_DECAY = 5e-5  # not on norm layers, as in [11], nor on aggregation weights
     cfg.SOLVER.LABEL_SMOOTHING = 0.1
     # alpha of torchvision's MixUp and CutMix, 0 is off; with both, each batch takes one at random
     cfg.SOLVER.MIXUP = 0.0
     cfg.SOLVER.CUTMIX = 0.0
-    cfg.SOLVER.EMA_DECAY = 0.0  # a step; above 0 the average of the weights is tested and kept, too
+    # Decay per iteration; above 0 the averaged weights are evaluated, and saved as well.
+    cfg.SOLVER.EMA_DECAY = 0.0
     cfg.SOLVER.AMP = "none"  # or "bf16", "fp16": autocast around forward and loss
 
     cfg.TEST = CfgNode()
     cfg.TEST.PERIOD = 1  # epochs between evaluations; the last epoch always ends with one
 
     cfg.SEED = 0  # of initial weights, order, augmentation and dropout; not of the wiring
-    cfg.DEVICE = "cuda"  # or "cpu"; the CPU where there is no CUDA device
+    cfg.DEVICE = "cuda"  # or "cpu", which is used if there is no CUDA device
     cfg.OUTPUT_DIR = "output/pretrain"
     cfg.COMPILE = False  # torch.compile
     cfg.LOG_PERIOD = 50  # iterations
     cfg.CHECKPOINT_PERIOD = 1.0  # epochs; 0.1 is ten times an epoch
-    cfg.CHECKPOINTS_KEPT = 2  # the newest ones; model_best.pth and model_final.pth stay anyway
+    cfg.CHECKPOINTS_KEPT = 2  # the newest ones, besides model_best.pth and model_final.pth
     return cfg
 
 
@@ -93,7 +94,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="KEY VALUE",
-        help="config keys to change; all of them stand in pretrain/config.py",
+        help="config keys to change; all are listed in pretrain/config.py",
     )
 
 
@@ -101,7 +102,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """The config of a command line: defaults, YAML file, `KEY VALUE` pairs.
 
     Raises:
-        UsageError: an unknown key, a value of a wrong type, a file that is missing or broken.
+        UsageError: an unknown key, a value of a wrong type, or a missing or malformed file.
     """
     cfg = get_cfg()
     merge_config(cfg, args.config_file, args.overrides)
@@ -109,7 +110,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-# Lowest and highest; what the generator and Dropout check themselves is not here.
+# Lowest and highest value; the generator and Dropout check theirs.
 _RANGES = {
     "MODEL.WIDTH": (1 / 64, 64),
     "MODEL.HEAD_CHANNELS": (1, 2**16),
@@ -122,7 +123,7 @@ _RANGES = {
     "DATA.NUM_WORKERS": (0, 1024),
     "DATA.PREFETCH": (1, 1024),
     "SOLVER.EPOCHS": (1, math.inf),
-    "SOLVER.BATCH_SIZE": (2, math.inf),  # batch normalisation compares images
+    "SOLVER.BATCH_SIZE": (2, math.inf),  # batch normalisation needs several images
     "SOLVER.ACCUMULATE": (1, math.inf),
     "SOLVER.BASE_LR": (0, math.inf),
     "SOLVER.WARMUP_EPOCHS": (0, math.inf),
@@ -153,13 +154,13 @@ def test_size(cfg: CfgNode) -> int:
 
 
 def check(cfg: CfgNode, processes: int = 1) -> None:
-    """Refuse values that would fail late or do nonsense.
+    """Refuse values that would fail late or make no sense.
 
     Args:
-        processes: of the training; each takes an equal share of a batch.
+        processes: of the training, which share each batch equally.
 
     Raises:
-        UsageError: naming the key, its value and what is expected.
+        UsageError: names the key, its value and what is expected.
     """
     values = flat(cfg)
     check_ranges(values, _RANGES)

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl as a picture: loss and learning rate, and the accuracy of the tests."""
+"""Plots a run's metrics.jsonl: loss, learning rate and test accuracy."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ BLUE, RED, GREY = "#2f6fdb", "#d63a3a", "#8a94a3"
 
 
 def draw_curves(metrics: Path, output: Path, epoch_length: int) -> None:
-    """Draw `metrics`, a run's metrics.jsonl, into the PNG file `output`.
+    """Plot `metrics`, a run's metrics.jsonl, to the PNG file `output`.
 
     Args:
-        epoch_length: iterations of an epoch, >= 1.
+        epoch_length: iterations per epoch, >= 1.
 
     Raises:
         UserError: `metrics` cannot be read or `output` cannot be written.
@@ -27,7 +27,7 @@ def draw_curves(metrics: Path, output: Path, epoch_length: int) -> None:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; one that a killed run left half-written is no line.
+    """Read the lines of a metrics.jsonl, except for incomplete ones of a killed run.
 
     Raises:
         UserError: the file cannot be read.
@@ -51,11 +51,10 @@ def curves_figure(rows: list[dict], epoch_length: int) -> "Figure":
     """Loss (left axis) and learning rate (right) above, top-1 and top-5 below, over epochs.
 
     Args:
-        rows: of `read_metrics`; a row with "loss" is of the training, one with "top1" of a test.
-            Values may be nan, which leaves a gap.
-        epoch_length: iterations of an epoch.
+        rows: of `read_metrics`, of training with "loss", of a test with "top1". NaN leaves a gap.
+        epoch_length: iterations per epoch.
     """
-    from matplotlib.figure import Figure  # only pictures need it, and no window
+    from matplotlib.figure import Figure  # slow to import, and not needed elsewhere
 
     training = [row for row in rows if "loss" in row]
     tests = [row for row in rows if "top1" in row]
@@ -81,6 +80,6 @@ def curves_figure(rows: list[dict], epoch_length: int) -> "Figure":
 
 def _plot(axis, rows: list[dict], name: str, epoch_length: int, **style) -> None:
     epochs = [row["iteration"] / epoch_length for row in rows]
-    # Many points are a line; a few, or one between two gaps, would not be seen without marks.
+    # Without marks, single points between gaps would not be visible.
     mark = "." if len(rows) <= 100 else None
     axis.plot(epochs, [row[name] for row in rows], marker=mark, **style)

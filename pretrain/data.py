@@ -1,8 +1,8 @@
-"""Class folders to batches: what becomes of an image depends on it, SEED and the epoch alone.
+"""Class folders to batches, which depend only on SEED and epoch.
 
-The dataset is asked for (index, seed) pairs, and the seed decides the augmentation. So the number
-of workers changes nothing, and an epoch that starts anew after a resume is the same epoch.
-Images stay uint8 until they are on the device, where `Normalise` does the rest.
+An image is requested by (index, seed), and the seed determines its augmentation, so neither the
+number of workers nor resuming in mid-epoch changes the batches. Images stay uint8 until they are on
+the device, where `Normalise` converts them.
 """
 
 import hashlib
@@ -30,15 +30,16 @@ from .augment import Transform, train_transform, val_transform
 from .config import test_size
 from .folders import ImageIndex, ImageList, loose_images
 
-UNREADABLE_IN_A_ROW = 100  # then it is not an image that is broken, but the disk
+UNREADABLE_IN_A_ROW = 100  # more suggest a failing disk, not damaged images
 
 
 class Batch(NamedTuple):
-    """Images and labels, and the paths of the images that could not be read.
+    """A batch of images with labels.
 
     Attributes:
         images: uint8 (B, H, W, 3), RGB.
         labels: int64 (B,).
+        bad: paths of the images that could not be read.
     """
 
     images: Tensor
@@ -47,13 +48,13 @@ class Batch(NamedTuple):
 
 
 class ClassFolders(Dataset):
-    """The images of a list, each asked for by (index, seed).
+    """The images of a list, requested by (index, seed).
 
     Args:
-        size: height and width in pixels of what `transform` returns.
-        transform: an RGB image and a seed to an image.
-        on_bad: what stands for a file that is no image: "raise" an error, "replace" it by the next
-            image of the list, or "leave out".
+        transform: maps an RGB image and a seed to an image.
+        size: height and width in pixels of the output of `transform`.
+        on_bad: what to do at an unreadable image: "raise" an error, "replace" it by the next image
+            of the list, or "leave out".
     """
 
     def __init__(self, images: ImageList, transform: Transform, size: int, on_bad: str = "raise"):
@@ -65,7 +66,7 @@ class ClassFolders(Dataset):
 
     @property
     def digest(self) -> str:
-        """Of the images' names, their order and their classes; not of where the folder lies."""
+        """SHA-256 of the images' names, order and classes; it does not depend on `root`."""
         content = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         content.update(self.labels.tobytes())
         content.update(b"\n".join(self.paths.tolist()))
@@ -75,10 +76,10 @@ class ClassFolders(Dataset):
         return os.path.join(self.root, os.fsdecode(self.paths[index]))
 
     def __getitem__(self, key) -> tuple[np.ndarray | None, int, list[str]] | UserError:
-        """(uint8 array (H, W, 3) or None for one left out, label, unreadable paths).
+        """(uint8 array (H, W, 3) or None if left out, label, unreadable paths), or an error.
 
-        An error is returned: one raised in a worker would reach the main process wrapped in the
-        worker's traceback.
+        If a worker raised the error, the main process would get it wrapped in the worker's
+        traceback.
         """
         index, seed = map(int, key)
         bad = []
@@ -90,8 +91,8 @@ class ClassFolders(Dataset):
             bad.append(self.path(index))
             if self.on_bad == "raise":
                 return UserError(
-                    f"{bad[0]}: cannot be read as an image: {image}; mend it, remove it, or let"
-                    " DATA.ON_BAD_IMAGE skip such files"
+                    f"{bad[0]}: cannot be read as an image: {image}; repair it, remove it, or set"
+                    " DATA.ON_BAD_IMAGE skip"
                 )
             if self.on_bad == "leave out":
                 return None, -1, bad
@@ -102,7 +103,7 @@ class ClassFolders(Dataset):
         )
 
     def collate(self, items: list) -> Batch | UserError:
-        """Items to a batch, or the first error among them."""
+        """Collate items to a batch, or return the first error among them."""
         error = next((item for item in items if isinstance(item, UserError)), None)
         if error is not None:
             return error
@@ -115,29 +116,29 @@ class ClassFolders(Dataset):
 
 
 def _read(path: str) -> Image.Image | str:
-    """The image, or in a few words why it cannot be read."""
+    """The image, or a short reason why it cannot be read."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF and the like would fill the log
+            warnings.simplefilter("ignore")  # Pillow's, about damaged EXIF data for example
             return read_picture(path)
-    except Exception as error:  # PIL raises almost anything at broken bytes
+    except Exception as error:  # Pillow may raise any exception for damaged files
         return reason(error)
 
 
 def open_data(cfg: CfgNode) -> tuple[ClassFolders, ClassFolders]:
-    """DATA.ROOT/train in random crops and DATA.ROOT/val in centre crops.
+    """The data sets DATA.ROOT/train, in random crops, and DATA.ROOT/val, in centre crops.
 
     Raises:
-        UserError: all that is wrong with the folders, in one line.
+        UserError: lists all problems of the folders in one line.
     """
-    train, val = _look(cfg, ["train", "val"])
+    train, val = _list_images(cfg, ["train", "val"])
     on_bad = "raise" if cfg.DATA.ON_BAD_IMAGE == "raise" else "replace"
     return ClassFolders(train, train_transform(cfg), cfg.INPUT.SIZE, on_bad), _val_set(cfg, val)
 
 
 def open_val(cfg: CfgNode) -> ClassFolders:
-    """DATA.ROOT/val alone, as `open_data` gives it."""
-    return _val_set(cfg, *_look(cfg, ["val"]))
+    """The data set DATA.ROOT/val of `open_data`."""
+    return _val_set(cfg, *_list_images(cfg, ["val"]))
 
 
 def _val_set(cfg: CfgNode, images: ImageList) -> ClassFolders:
@@ -145,8 +146,8 @@ def _val_set(cfg: CfgNode, images: ImageList) -> ClassFolders:
     return ClassFolders(images, val_transform(cfg), test_size(cfg), on_bad)
 
 
-def _look(cfg: CfgNode, splits: list[str]) -> list[ImageList]:
-    """The images of every split; or all that is wrong with them, in one UserError."""
+def _list_images(cfg: CfgNode, splits: list[str]) -> list[ImageList]:
+    """The images of every split, or a UserError that lists all problems."""
     index, lists, problems = ImageIndex(cfg.DATA.INDEX_DIR), [], []
     for split in splits:
         folder = Path(cfg.DATA.ROOT).expanduser() / split
@@ -173,7 +174,7 @@ def _look(cfg: CfgNode, splits: list[str]) -> list[ImageList]:
 
 
 def _problems(images: ImageList) -> list[str]:
-    """What is wrong with one split."""
+    """The problems of one split."""
     if not images.classes:
         loose = loose_images(images.root)
         but = f" but {loose} images; move each into the folder of its class" if loose else ""
@@ -189,25 +190,25 @@ def _problems(images: ImageList) -> list[str]:
 
 
 def epoch_plan(num_images: int, seed: int, epoch: int) -> np.ndarray:
-    """Every index once in random order, each with a seed of its own: int64 (num_images, 2).
+    """(index, seed) of all images in random order: int64 (num_images, 2).
 
-    A function of its arguments alone; a later rank or a start in mid-epoch takes a slice of it.
+    It depends only on the arguments; ranks and runs resumed in mid-epoch take slices of it.
     """
     rng = np.random.default_rng([seed, epoch])
     return np.stack([rng.permutation(num_images), rng.integers(2**62, size=num_images)], axis=1)
 
 
 def in_order(num_images: int) -> np.ndarray:
-    """The plan of a test: every index, ascending; its crops take no notice of the seed."""
+    """(index, 0) of all images: int64 (num_images, 2), for tests, whose crops ignore the seed."""
     return np.stack([np.arange(num_images), np.zeros(num_images, np.int64)], axis=1)
 
 
 class Loader:
-    """Batches of a data set, read by processes that stay from one epoch to the next.
+    """Batches of a data set, read by workers that persist from epoch to epoch.
 
     Args:
-        workers: processes that read images; 0 reads in this one.
-        prefetch: batches that each of them keeps ready.
+        workers: processes that read images; 0 reads in the main process.
+        prefetch: batches that each worker keeps ready.
     """
 
     def __init__(self, dataset: ClassFolders, *, workers: int, prefetch: int):
@@ -222,38 +223,39 @@ class Loader:
             persistent_workers=workers > 0,
             worker_init_fn=Workers(),
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # seeds the workers; else it draws from the global one
+            generator=torch.Generator(),  # keep the global one unchanged
         )
 
     def __call__(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """The batches asked for, in their order; an earlier call's iteration ends here.
+        """Iterate over the given batches in order; this ends the iteration of an earlier call.
 
         Args:
             batches: (index, seed) of the images of each batch, int64 (B, 2).
 
         Raises:
-            UserError: an image cannot be read, or a process that reads images was killed.
+            UserError: an image cannot be read, or a worker was killed.
         """
         self._plan.batches = batches
         for batch in batches_of(self._loader, "DATA.NUM_WORKERS or DATA.PREFETCH"):
             if isinstance(batch, UserError):
-                # A new one: it could not be freed while its traceback leads to `batch`, and the
-                # processes of this loader would live on.
+                # A copy: the traceback of `batch` itself would reference it, and this cycle would
+                # keep the workers of this loader alive.
                 raise UserError(str(batch))
             yield batch
 
 
 class _Plan:
-    """The batch sampler: torch asks it for its batches anew in every epoch."""
+    """A batch sampler whose batches can be set before every epoch."""
 
-    batches: Iterable[np.ndarray] = ()
+    def __init__(self):
+        self.batches: Iterable[np.ndarray] = ()
 
     def __iter__(self):
         return iter(self.batches)
 
 
 class Normalise(nn.Module):
-    """uint8 images (B, H, W, 3) to the trunk's input, float (B, 3, H, W) in channels-last."""
+    """Convert uint8 images (B, H, W, 3) to the trunk's input, float (B, 3, H, W), channels-last."""
 
     def __init__(self, preprocessing: Preprocessing):
         super().__init__()
@@ -261,6 +263,6 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        # A permuted (B, H, W, 3) is channels-last already; float() and the rest keep that.
+        # A permuted (B, H, W, 3) is channels-last already, and the operations below keep that.
         images = images.to(self.mean.device, non_blocking=True).permute(0, 3, 1, 2)
         return images.float().sub_(self.mean).div_(self.std)

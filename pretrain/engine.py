@@ -1,11 +1,9 @@
 """The training loop, in one process or many: a run is a function of its config, step by step.
 
-All randomness comes from (SEED, iteration, process): there is no state of a generator to keep, and
-a run that was stopped anywhere and resumed ends, on the same kind of CPU, with the very same
-weights.
+All randomness comes from (SEED, iteration, rank), so there is no generator state to save: on the
+same kind of CPU, a run that was stopped and resumed ends with the same weights as an unbroken one.
 """
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +25,16 @@ from .curves import draw_curves
 from .data import Batch, ClassFolders, Loader, epoch_plan
 from .evaluation import evaluate
 from .learner import Learner
-from .log import Metrics, accuracy, duration, logger, progress_bar
+from .log import RunLog, accuracy, logger
 
 
 class Trainer:
-    """One run, from `progress` to the last epoch."""
+    """Trains the classifier of `cfg`, from scratch or from a checkpoint.
+
+    Args:
+        spec: of the RandWire; None for a baseline.
+        stopping: whether this process was asked to stop, checked after every iteration.
+    """
 
     def __init__(
         self,
@@ -41,17 +44,19 @@ class Trainer:
         val_data: ClassFolders,
         device: str,
         world: World,
+        stopping: Stopping,
     ):
         self.cfg, self.spec, self.output = cfg, spec, Path(cfg.OUTPUT_DIR)
-        self.train_data, self.world = train_data, world
+        self.train_data, self.world, self.stopping = train_data, world, stopping
         loading = {"workers": cfg.DATA.NUM_WORKERS, "prefetch": cfg.DATA.PREFETCH}
-        self.train_loader, self.val_loader = (
-            Loader(dataset, **loading) for dataset in (train_data, val_data)
-        )
+        self.train_loader = Loader(train_data, **loading)
+        self.val_loader = Loader(val_data, **loading)
         self.epoch_length = len(train_data) // cfg.SOLVER.BATCH_SIZE
         self.total = cfg.SOLVER.EPOCHS * self.epoch_length
         self.learner = Learner(
-            *(cfg, spec, len(train_data.classes)),
+            cfg,
+            spec,
+            len(train_data.classes),
             device=device,
             world=world,
             epoch_length=self.epoch_length,
@@ -62,55 +67,53 @@ class Trainer:
             train_digest=train_data.digest,
             processes=world.size,
         )
-        self.fresh_losses: list[Tensor] = []  # of this process, not in the progress yet
+        self.saved_at = 0  # iteration of the latest checkpoint
+        # Of this rank, and not in `progress` yet.
+        self.pending_losses: list[Tensor] = []
         self.bad_paths: list[str] = []
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on where the checkpoint (of `resume.find_checkpoint`) stopped."""
+        """Resume from a checkpoint of `resume.find_checkpoint`."""
         self.learner.restore(checkpoint)
         self.progress = replace(resume.Progress.of(checkpoint), processes=self.world.size)
+        self.saved_at = self.progress.iteration
 
-    def run(self, stopping: Stopping) -> bool:
-        """Train, test and write checkpoints until the last epoch is done, or one is asked to stop.
+    def run(self) -> bool:
+        """Train, evaluate and write checkpoints until the last epoch, or until asked to stop.
 
         Returns:
-            whether the last epoch is done. If not, a checkpoint stands in OUTPUT_DIR.
+            whether the last epoch is done. If not, OUTPUT_DIR holds a checkpoint to resume from.
 
         Raises:
             UserError: the training diverged, an image cannot be read, or the disk is full.
         """
-        first = self.progress.iteration
-        self.stopping, self.saved_at = stopping, first
-        self.metrics = Metrics(self.output, first, enabled=self.world.is_first)
-        self.begun, self.begun_at = time.perf_counter(), first
-        self.since = self.begun
-        self.bar = progress_bar(self.total, first, hidden=not self.world.is_first)
-        # On a terminal the bar tells it already.
-        self.line_level = logging.INFO if self.bar.disable else logging.DEBUG
-        with self.bar, self.metrics:
-            finished = self.train()
+        with RunLog(
+            self.output,
+            self.progress.iteration,
+            epochs=self.cfg.SOLVER.EPOCHS,
+            epoch_length=self.epoch_length,
+            batch_size=self.cfg.SOLVER.BATCH_SIZE,
+            enabled=self.world.is_first,
+        ) as log:
+            try:
+                self.test_if_due(log)  # a checkpoint is written before its iteration is evaluated
+                first = self.progress.iteration // self.epoch_length
+                for epoch in range(first, self.cfg.SOLVER.EPOCHS):
+                    self.train_epoch(epoch, log)
+                    self.test_if_due(log)
+                finished = True
+            except AskedToStop:
+                finished = False
             if finished:
                 self.save_weights(resume.FINAL)
             elif self.saved_at != self.progress.iteration or self.saved_at == 0:
                 self.save_checkpoint()
         if self.world.is_first:
-            draw_curves(self.metrics.path, self.output / "curves.png", self.epoch_length)
+            draw_curves(log.path, self.output / "curves.png", self.epoch_length)
         return finished
 
-    def train(self) -> bool:
-        """All epochs and tests that are left; False where a process was asked to stop."""
-        try:
-            self.test_if_due()  # a checkpoint is written before the test of its iteration
-            begun = self.progress.iteration // self.epoch_length
-            for epoch in range(begun, self.cfg.SOLVER.EPOCHS):
-                self.train_epoch(epoch)
-                self.test_if_due()
-        except AskedToStop:
-            return False
-        return True
-
-    def train_epoch(self, epoch: int) -> None:
-        """The rest of an epoch, in whole batches."""
+    def train_epoch(self, epoch: int, log: RunLog) -> None:
+        """Train on the rest of an epoch, in whole batches."""
         cfg = self.cfg
         period = max(1, round(cfg.CHECKPOINT_PERIOD * self.epoch_length))
         self.learner.model.train()
@@ -119,17 +122,18 @@ class Trainer:
             self.step(
                 self.world.together(lambda: [next(batches) for _ in range(cfg.SOLVER.ACCUMULATE)])
             )
-            self.bar.update()
+            log.bar.update()
             iteration = self.progress.iteration
             if iteration % cfg.LOG_PERIOD == 0 or iteration == self.total:
-                self.report()
+                self.report(log)
             if iteration % period == 0 or iteration == self.total:
+                log.flush()
                 self.save_checkpoint()
             if self.world.any(self.stopping):
                 raise AskedToStop
 
     def shares(self, epoch: int) -> list[np.ndarray]:
-        """What this process trains on in the rest of an epoch: int64 (images, 2) for each part."""
+        """(index, seed) of the images of this rank in the rest of an epoch: int64 (B, 2) a part."""
         cfg, world = self.cfg, self.world
         plan = epoch_plan(len(self.train_data), cfg.SEED, epoch)
         plan = plan[: self.epoch_length * cfg.SOLVER.BATCH_SIZE]
@@ -138,21 +142,21 @@ class Trainer:
         return list(mine.reshape(-1, *mine.shape[2:]))
 
     def step(self, parts: list[Batch]) -> None:
-        """One iteration."""
-        # Read later, in bulk: a look at a number waits for a GPU.
-        self.fresh_losses.append(self.learner.step(self.progress.iteration, parts))
+        """Run one iteration."""
+        # The value is read later, in bulk: reading it waits for the GPU.
+        self.pending_losses.append(self.learner.step(self.progress.iteration, parts))
         self.bad_paths += [path for part in parts for path in part.bad]
         self.progress.iteration += 1
 
     def collect(self) -> None:
-        """Take what the latest steps have left in all processes into the progress.
+        """Add losses and unreadable images of the latest steps, over all ranks, to `progress`.
 
         Raises:
-            UserError: a loss that is not finite.
+            UserError: a loss is not finite.
         """
-        if self.fresh_losses:
-            losses = self.world.sum(torch.stack(self.fresh_losses).double()) / self.world.size
-            self.fresh_losses = []
+        if self.pending_losses:
+            losses = self.world.sum(torch.stack(self.pending_losses).double()) / self.world.size
+            self.pending_losses = []
             self.world.together(lambda: self.check_losses(losses.tolist()))
             self.progress.losses += losses.tolist()
         if self.cfg.DATA.ON_BAD_IMAGE == "skip":
@@ -167,35 +171,21 @@ class Trainer:
                 self.diverged(f"the loss is {loss} at iteration {number}")
 
     def check_weights(self) -> None:
-        """The last update may have spoilt them after the last loss was still good."""
+        """Refuse NaN and infinity, which the last update may cause after a finite loss."""
         for name, value in self.learner.model.state_dict().items():
             if not value.isfinite().all():
                 self.diverged(f"{name} is not finite after iteration {self.progress.iteration}")
 
-    def report(self) -> None:
-        """Log the latest iterations, or stop the run where one of their losses is not finite."""
+    def report(self, log: RunLog) -> None:
+        """Log the iterations since the last report.
+
+        Raises:
+            UserError: one of their losses is not finite.
+        """
         self.collect()
-        iteration, losses = self.progress.iteration, self.progress.losses
-        self.progress.losses = []
-        loss, lr = float(np.mean(losses)), self.learner.optimizer.param_groups[0]["lr"]
-        epoch, now = -(-iteration // self.epoch_length), time.perf_counter()
-        # Of this start of the run: what was done before it took another time.
-        done = iteration - max(self.begun_at, iteration - len(losses))
-        speed = done * self.cfg.SOLVER.BATCH_SIZE / (now - self.since)
-        self.since = now
-        self.metrics.write(
-            epoch=epoch, iteration=iteration, loss=loss, lr=lr, images_per_second=speed
-        )
-        pace = (now - self.begun) / (iteration - self.begun_at)
-        self.bar.set_postfix_str(
-            f"epoch {epoch}, loss {loss:.3f}, lr {lr:.3g}, {speed:.0f} images/s"
-        )
-        logger.log(
-            self.line_level,
-            f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}, iteration {iteration}/{self.total},"
-            f" loss {loss:.4f}, lr {lr:.5f}, {speed:.0f} images/s,"
-            f" ETA {duration(pace * (self.total - iteration))}",
-        )
+        losses, self.progress.losses = self.progress.losses, []
+        lr = self.learner.optimizer.param_groups[0]["lr"]
+        log.write_training(self.progress.iteration, losses, lr)
 
     def diverged(self, problem: str) -> NoReturn:
         epoch = -(-self.progress.iteration // self.epoch_length)
@@ -206,13 +196,13 @@ class Trainer:
             f" is SOLVER.BASE_LR {self.cfg.SOLVER.BASE_LR} too high?"
         )
 
-    def test_if_due(self) -> None:
+    def test_if_due(self, log: RunLog) -> None:
         """Evaluate after every TEST.PERIOD epochs, and after the last."""
         iteration, period = self.progress.iteration, self.cfg.TEST.PERIOD * self.epoch_length
         if iteration == 0 or (iteration % period and iteration != self.total):
             return
-        begun = time.perf_counter()
-        # Every process has its own BN statistics; the first one's are those that are kept.
+        start = time.perf_counter()
+        # Every rank has its own BN statistics; checkpoints keep those of rank 0.
         model = self.learner.tested_model
         self.world.broadcast(list(model.buffers()))
         result = evaluate(
@@ -227,27 +217,26 @@ class Trainer:
             f"; unreadable images left out: {result['bad_images']}" if result["bad_images"] else ""
         )
         top1, top5 = self.progress.top1, self.progress.top5 = result["top1"], result["top5"]
-        self.metrics.write(epoch=epoch, iteration=iteration, top1=top1, top5=top5)
+        log.write(epoch=epoch, iteration=iteration, top1=top1, top5=top5)
         logger.info(f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}, {accuracy(result)}{bad}")
         if self.progress.best_top1 is None or top1 > self.progress.best_top1:
             self.progress.best_top1, self.progress.best_epoch = top1, epoch
             self.save_weights(resume.BEST)
-        self.since += time.perf_counter() - begun  # no part of the training's images a second
+        log.interval_start += time.perf_counter() - start  # images/s is of the training alone
 
     def save_checkpoint(self) -> None:
-        """Write all that it takes to go on, and remove the oldest file of its kind."""
+        """Write everything needed to resume, and remove checkpoints past CHECKPOINTS_KEPT."""
         self.collect()
         self.world.together(self.check_weights)
         name = resume.CHECKPOINT.format(self.progress.iteration)
         self.save(name, self.progress.to_dict(), **self.learner.state_dict())
         self.saved_at = self.progress.iteration
         if self.world.is_first:
-            self.metrics.flush()
             for path in resume.checkpoints(self.output)[self.cfg.CHECKPOINTS_KEPT :]:
                 path.unlink()
 
     def save_weights(self, name: str) -> None:
-        """Write the tested model, for use and not to go on from."""
+        """Write the weights that are evaluated, without what resuming needs."""
         progress = self.progress.to_dict()
         del progress["losses"]
         self.save(name, progress, model=self.learner.tested_model.state_dict())

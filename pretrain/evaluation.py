@@ -23,17 +23,16 @@ def evaluate(
     """Test a model on all images of the loader's data set.
 
     Args:
-        batch_size: of each process.
+        batch_size: per rank.
 
     Returns:
-        {"top1", "top5", "images", "bad_images"}: percentages of the images whose class comes first,
-        or among the first five; how many images that is, and how many could not be read and are
-        left out, which the log names. Images for which the network puts out NaN or infinity count
-        as wrong, with a warning.
+        {"top1", "top5", "images", "bad_images"}: accuracies in percent; the number of images that
+        were tested, and of unreadable ones that were left out and logged. Images with NaN or
+        infinity in the logits count as wrong, with a warning.
 
     Raises:
-        UserError: not a single image can be read.
-        AskedToStop: before the last batch; in all processes.
+        UserError: no image can be read.
+        AskedToStop: the run was asked to stop before the last batch; raised on all ranks.
     """
     model = fuse(model)
     counted, bad = world.together(lambda: _count(model, normalise, loader, batch_size, world))
@@ -54,8 +53,8 @@ def _check_any(images: int, bad: list[str]) -> None:
 
 
 def _count(model, normalise, loader, batch_size, world) -> tuple[list[int], list[str]]:
-    """First hits, hits among five, images with an output that is not finite, and all images of this
-    process' share; and the unreadable ones."""
+    """Counts of this rank's share: top-1 hits, top-5 hits, images with non-finite logits, images;
+    and the paths of the unreadable images."""
     dataset = loader.dataset
     top = min(5, len(dataset.classes))
     mine = in_order(len(dataset))[world.rank :: world.size]

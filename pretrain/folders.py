@@ -1,7 +1,7 @@
-"""Which images a folder of class folders holds, and an index that saves going through it again.
+"""Lists the images in class folders, and keeps the lists in an index.
 
-On a network file system a million file names take minutes to list. The index keeps them together
-with the modification time of every folder; a file that comes or goes changes that of its folder.
+On a network file system, listing a million files takes minutes. The index stores their names with
+the modification time of every folder, which changes whenever a file is added or removed.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from randwire_det.run.files import replace_file
 
 logger = logging.getLogger("pretrain")
 
-# A folder changed twice within a tick of the file system's clock shows one time only.
+# Two changes within one tick of the file system's clock have the same modification time.
 SETTLED_NS = 2 * 10**9
-KINDS_NAMED = 10  # of files that are passed over; the others are counted together
-LAYOUT = "2"  # of the index file; to be counted up when that changes
+KINDS_NAMED = 10  # kinds of passed-over files that are counted separately
+LAYOUT = "2"  # version of the index file's layout
 
 
 class ImageList(NamedTuple):
     """The images of `root`/<class>/, in the order of torchvision's ImageFolder.
 
-    Hidden files and folders are left out, which ImageFolder takes: macOS puts a "._x.jpg" that is
-    no image beside every x.jpg that it copies, and Jupyter a folder that is no class.
+    Unlike in ImageFolder, hidden files and folders are left out: macOS adds a "._x.jpg" that is no
+    image to every x.jpg that it copies, and Jupyter a folder that is no class.
 
     Attributes:
         root: the folder of the class folders.
-        classes: their names, sorted; a label is a place in this list.
-        paths: of the images, relative to `root`: one array of bytes (n,), because worker processes
-            would copy a list of a million strings by merely reading it.
+        classes: their names, sorted; a label is an index into this list.
+        paths: of the images, relative to `root`: one array of bytes (n,), because reference counts
+            make every worker process copy a list of strings.
         labels: int64 (n,).
     """
 
@@ -46,7 +46,7 @@ class ImageList(NamedTuple):
 
 
 class ImageIndex:
-    """Image lists, one file each in the folder `folder`; with "" none are kept."""
+    """Image lists, stored as one file each in `folder`; "" stores none."""
 
     def __init__(self, folder: str | Path):
         self.folder = None
@@ -57,7 +57,7 @@ class ImageIndex:
                 self._go_without(folder)
 
     def images(self, root: str | Path) -> ImageList:
-        """What `scan` finds in `root`, from the index file where no folder has changed since.
+        """The images of `scan`, read from the index if no folder has changed since.
 
         Raises:
             UserError: a folder cannot be read.
@@ -66,14 +66,14 @@ class ImageIndex:
         if known is not None:
             return known
         logger.info(f"scanning {root}")
-        begun = time.time_ns()
+        start = time.time_ns()
         passed_over = {}
         images, times = scan(root, passed_over)
         logger.info(f"scanned  {root}: {len(images.paths)} images, {len(images.classes)} classes")
         if passed_over:
             parts = (f"{n} {kind} (first: {path})" for kind, (n, path) in passed_over.items())
             logger.warning(f"passed over in {root}: {'; '.join(parts)}")
-        if max(times.values()) <= begun - SETTLED_NS:
+        if max(times.values()) <= start - SETTLED_NS:
             self._write(images, times)
         return images
 
@@ -92,7 +92,7 @@ class ImageIndex:
                     return None
             classes = [os.fsdecode(name) for name in kept["classes"]]
             return ImageList(root, classes, kept["paths"], kept["labels"])
-        except Exception:  # no file, a folder that is gone, or whatever numpy says of broken bytes
+        except Exception:  # a missing file or folder, or whatever numpy raises for damaged files
             return None
 
     def _write(self, images: ImageList, times: dict[str, int]) -> None:
@@ -113,7 +113,7 @@ class ImageIndex:
     def _go_without(self, folder: str | Path) -> None:
         self.folder = None
         logger.warning(
-            f"DATA.INDEX_DIR {folder} cannot be written to: every start will go through all images"
+            f"DATA.INDEX_DIR {folder} cannot be written to: every start will list all images"
         )
 
 
@@ -122,11 +122,10 @@ def scan(
 ) -> tuple[ImageList, dict[str, int]]:
     """The images of `root`, and the modification time (ns) of every folder, relative to `root`.
 
-    Links are followed, but not back to a folder that they are in. Classes without images are
-    listed, too.
+    Links are followed, except to a folder that contains them. Classes without images are included.
 
     Args:
-        passed_over: takes up, by what they are, how many files were passed over, and the first.
+        passed_over: is filled with {kind: (number, path of the first)} of the files passed over.
 
     Raises:
         UserError: a folder cannot be read.
@@ -137,24 +136,24 @@ def scan(
         classes.sort()
         for name in sorted(loose):
             _count(passed_over, "outside the class folders", name)
-        paths, counts, told = [_bytes([])], [], time.monotonic()
+        paths, counts, logged = [_bytes([])], [], time.monotonic()
         for name in classes:
             found, pending = {}, [(name, {_identity(root)})]
             while pending:
-                folder, around = pending.pop()
+                folder, parents = pending.pop()
                 identity = _identity(os.path.join(root, folder))
-                if identity in around:  # without end, and doubled at each level by a second link
+                if identity in parents:  # following the link would never end
                     _count(passed_over, "links to a folder that they are in", folder)
                     continue
                 inner, files = _enter(root, folder, times, passed_over)
                 found[folder] = sorted(files)
-                pending += [(f"{folder}/{each}", around | {identity}) for each in inner]
+                pending += [(f"{folder}/{each}", parents | {identity}) for each in inner]
             here = [f"{folder}/{file}" for folder in sorted(found) for file in found[folder]]
             paths.append(_bytes(here))
             counts.append(len(here))
-            if time.monotonic() > told + 10:
+            if time.monotonic() > logged + 10:
                 logger.info(f"scanning {root}: {sum(counts)} images so far")
-                told = time.monotonic()
+                logged = time.monotonic()
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     labels = np.repeat(np.arange(len(classes)), np.array(counts, np.int64))
@@ -162,16 +161,17 @@ def scan(
 
 
 def loose_images(root: str | Path) -> int:
-    """How many images lie in `root` itself, outside any class folder."""
+    """The number of images in `root` itself, outside any class folder."""
     return len(_enter(str(root), "", {}, {})[1])
 
 
 def _enter(
     root: str, folder: str, times: dict[str, int], passed_over: dict[str, tuple[int, str]]
 ) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the images in `folder`, whose time goes into `times`."""
+    """The names of folders and images in `folder`; adds its modification time to `times`."""
     path = os.path.join(root, folder)
-    times[folder] = os.stat(path).st_mtime_ns  # first: a change while it is listed must show later
+    # Before listing, so that the index notices a change made meanwhile.
+    times[folder] = os.stat(path).st_mtime_ns
     folders, images = [], []
     with os.scandir(path) as entries:
         for entry in entries:

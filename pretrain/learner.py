@@ -1,4 +1,4 @@
-"""A network and what changes its weights: one update, from batches to the next state."""
+"""Model, optimizer and weight average of a training, and its update step."""
 
 from contextlib import nullcontext
 
@@ -15,16 +15,16 @@ from randwire_det.spec import NetworkSpec
 from . import recipe, resume
 from .data import Batch, Normalise
 
-DROPOUT, EDGES = 0, 1  # streams of random numbers
+DROPOUT, EDGES = 0, 1  # random streams of `Learner._seed`
 
 
 class Learner:
-    """The model, its optimizer, its average, and the step that changes them.
+    """The model with optimizer, loss scaler and weight average, and the step that updates them.
 
     Args:
-        spec: of the network; None for a baseline.
-        world: the processes that train it together.
-        epoch_length: iterations of an epoch, in which the schedule is given.
+        spec: of the RandWire; None for a baseline.
+        world: the processes that train together.
+        epoch_length: iterations per epoch, the unit of the learning rate schedule.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Learner:
         decay = cfg.SOLVER.EMA_DECAY
         self.average = WeightAverage(self.model, decay) if decay > 0 else None
         if cfg.COMPILE:
-            self.model.compile()  # in place: the names in the state dict stay
+            self.model.compile()  # in place, so that the state dict keeps its names
         self.parallel_model = world.parallel(self.model)
 
     @property
     def tested_model(self) -> nn.Module:
-        """The model that is tested and put out: the average where there is one."""
+        """The model to evaluate and save: the average if there is one."""
         return self.average.model if self.average else self.model
 
     def state_dict(self) -> dict:
-        """All tensors that the next step depends on."""
+        """Everything that the next step depends on."""
         return {
             "model": self.model.state_dict(),
             "ema": self.average.model.state_dict() if self.average else None,
@@ -71,10 +71,10 @@ class Learner:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over what `state_dict` gave.
+        """Load a checkpoint of `state_dict`.
 
         Raises:
-            UserError: a tensor is missing, superfluous or of another shape.
+            UserError: a tensor is missing, unexpected or of another shape.
         """
         resume.load_weights(checkpoint.path, checkpoint.model, self.model)
         if self.average:
@@ -83,9 +83,9 @@ class Learner:
         self.scaler.load_state_dict(checkpoint.rest["scaler"])
 
     def step(self, iteration: int, parts: list[Batch]) -> Tensor:
-        """One update, from this process' share of the batch; returns its loss, a scalar.
+        """Update the weights with this rank's share of the batch; returns its loss, a scalar.
 
-        What is random in it comes from SEED, `iteration` and the process alone.
+        Randomness depends only on SEED, `iteration` and the rank.
         """
         self.set_learning_rate(iteration)
         self.drop_edge(iteration)
@@ -94,8 +94,8 @@ class Learner:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
-            apart = number < len(parts) and self.world.size > 1
-            with self.parallel_model.no_sync() if apart else nullcontext():
+            accumulate = number < len(parts) and self.world.size > 1
+            with self.parallel_model.no_sync() if accumulate else nullcontext():
                 loss = self.loss(part) / len(parts)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -117,14 +117,14 @@ class Learner:
             )
 
     def drop_edge(self, iteration: int) -> None:
-        """By lot; the same one in all processes, which train on one mini-batch together."""
+        """Choose at random the edge to drop, the same on all ranks, which share the mini-batch."""
         if self.edges:
             rng = np.random.default_rng(self._seed(EDGES, iteration, 0))
             edge = recipe.draw_edge(self.edges, self.cfg.MODEL.EDGE_DROP, rng)
             self.model.trunk.drop_edge(edge)
 
     def loss(self, part: Batch) -> Tensor:
-        """Of one part of the batch, as a mean over its images."""
+        """The mean loss over the images of one part of the batch."""
         labels = part.labels.to(self.device, non_blocking=True)
         images, labels = self.mix(self.normalise(part.images), labels)
         with recipe.autocast(self.cfg, self.device):

@@ -1,13 +1,15 @@
-"""What a run tells: lines on the screen and in log.txt, numbers in metrics.jsonl, TensorBoard."""
+"""The output of a run: lines on the screen and in log.txt, metrics.jsonl, TensorBoard, a bar."""
 
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from randwire_det.run.folder import cut_lines
@@ -17,7 +19,7 @@ logger = logging.getLogger("pretrain")
 
 
 class Screen(logging.Handler):
-    """Lines on stdout, above the progress bar where there is one."""
+    """Writes log lines to stdout, above the progress bar if there is one."""
 
     def emit(self, record):
         tqdm.write(self.format(record), file=sys.stdout)
@@ -26,12 +28,12 @@ class Screen(logging.Handler):
 
 @contextmanager
 def logging_to(folder: Path | None, *, enabled: bool = True) -> Iterator[None]:
-    """While it lasts, `logger` writes to the folder's log.txt, or without a folder to the screen.
+    """In the block, `logger` writes to `folder`/log.txt, or to the screen if `folder` is None.
 
-    DEBUG goes to the file alone: the lines that the progress bar stands for on a terminal.
+    DEBUG lines go to the file only: on a terminal the progress bar shows the same.
 
     Args:
-        enabled: not so in all processes but the first, which then say nothing.
+        enabled: False on every rank but 0, which then logs nothing.
     """
     if not enabled:
         handler = logging.NullHandler()
@@ -50,63 +52,91 @@ def logging_to(folder: Path | None, *, enabled: bool = True) -> Iterator[None]:
         handler.close()
 
 
-def progress_bar(total: int, done: int, hidden: bool) -> tqdm:
-    """One line over all iterations of the run, with its ETA; none where stdout is no terminal."""
-    return bar(
-        total=total,
-        initial=done,
-        bar_format="{n_fmt}/{total_fmt} |{bar}| ETA {remaining}{postfix}",  # 80 columns suffice
-        file=sys.stdout,
-        disable=hidden or None,
-    )
+class RunLog:
+    """Metrics, log lines and progress bar of a run, from where it starts or resumes.
 
-
-class Metrics:
-    """A file of one JSON object a line, each with "iteration"; the same numbers for TensorBoard.
+    metrics.jsonl has one JSON object a line, each with "iteration". TensorBoard gets the same
+    numbers.
 
     Args:
-        folder: gets metrics.jsonl and TensorBoard's files.
-        iteration: where the run (re)starts. Lines past it come from a run that was stopped after
-            its last checkpoint, and are dropped, as is the test of that very iteration, which comes
-            again: the file reads as if the run had never stopped.
-        enabled: not so in all processes but the first, which write nothing.
+        folder: for metrics.jsonl and TensorBoard's files.
+        iteration: where the run starts or resumes. Later lines of metrics.jsonl, written by a run
+            that was stopped after its last checkpoint, are removed, and so is the evaluation at
+            this very iteration, which is repeated: the file reads as if the run had never stopped.
+        epochs, epoch_length: of the whole run, the latter in iterations.
+        batch_size: images per iteration, over all processes.
+        enabled: False on every rank but 0, which then writes and shows nothing.
     """
 
-    def __init__(self, folder: Path, iteration: int, *, enabled: bool = True):
-        self.path, self.enabled = folder / "metrics.jsonl", enabled
-        if not enabled:
-            return
-        self.path.touch()
-        cut_lines(self.path, lambda row: row["iteration"] < iteration + ("loss" in row))
-        # Its import takes seconds.
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(
+        self,
+        folder: Path,
+        iteration: int,
+        *,
+        epochs: int,
+        epoch_length: int,
+        batch_size: int,
+        enabled: bool,
+    ):
+        self.path = folder / "metrics.jsonl"
+        self.epochs, self.epoch_length, self.batch_size = epochs, epoch_length, batch_size
+        self.first, self.total = iteration, epochs * epoch_length
+        self.board = None
+        if enabled:
+            self.path.touch()
+            cut_lines(self.path, lambda row: row["iteration"] < iteration + ("loss" in row))
+            from torch.utils.tensorboard import SummaryWriter  # importing it takes seconds
 
-        self.board = SummaryWriter(folder, purge_step=iteration + 1)
+            self.board = SummaryWriter(folder, purge_step=iteration + 1)
+        self.started = self.interval_start = time.perf_counter()
+        self.bar = bar(
+            total=self.total,
+            initial=iteration,
+            bar_format="{n_fmt}/{total_fmt} |{bar}| ETA {remaining}{postfix}",  # fits 80 columns
+            file=sys.stdout,
+            disable=None if enabled else True,
+        )
 
     def write(self, *, iteration: int, **values: float) -> None:
-        if not self.enabled:
+        if self.board is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration} | values) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, iteration)
 
+    def write_training(self, iteration: int, losses: list[float], lr: float) -> None:
+        """Log the mean of the losses since the last call, learning rate, speed and ETA."""
+        loss, epoch = float(np.mean(losses)), -(-iteration // self.epoch_length)
+        now = time.perf_counter()
+        # Some losses may be from before the run was resumed; how long they took is unknown.
+        done = min(len(losses), iteration - self.first)
+        speed = done * self.batch_size / (now - self.interval_start)
+        self.interval_start = now
+        self.write(epoch=epoch, iteration=iteration, loss=loss, lr=lr, images_per_second=speed)
+        seconds_per_iteration = (now - self.started) / (iteration - self.first)
+        eta = timedelta(seconds=round(seconds_per_iteration * (self.total - iteration)))
+        self.bar.set_postfix_str(
+            f"epoch {epoch}, loss {loss:.3f}, lr {lr:.3g}, {speed:.0f} images/s"
+        )
+        logger.log(
+            logging.INFO if self.bar.disable else logging.DEBUG,  # the bar shows the same
+            f"epoch {epoch}/{self.epochs}, iteration {iteration}/{self.total},"
+            f" loss {loss:.4f}, lr {lr:.5f}, {speed:.0f} images/s, ETA {eta}",
+        )
+
     def flush(self) -> None:
-        if self.enabled:
+        if self.board is not None:
             self.board.flush()
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *exception) -> None:
-        if self.enabled:
+        if self.board is not None:
             self.board.close()
+        self.bar.close()
 
 
 def accuracy(percent: dict[str, float]) -> str:
     return f"top-1 {percent['top1']:.2f} %, top-5 {percent['top5']:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """ "1 day, 2:03:04", in whole seconds."""
-    return str(timedelta(seconds=round(seconds)))

@@ -1,7 +1,7 @@
-"""The recipe as functions of the config: network, parameter groups, learning rate, loss.
+"""The training recipe as functions of the config: network, parameter groups, learning rate, loss.
 
-Section 4 of the paper, "Implementation details"; [11] is Goyal et al. 2017, whose details it takes
-over. Nothing here knows of loops, files or devices.
+It is that of the paper's section 4, "Implementation details"; [11] is Goyal et al. 2017, whose
+details the paper adopts.
 """
 
 import math
@@ -23,8 +23,8 @@ from randwire_det.spec import NetworkSpec
 
 from .baselines import build_baseline, stem_channels
 
-REFERENCE_BATCH = 256  # the batch that SOLVER.BASE_LR is given for, as in [11]
-# The size is left out: a network may be tested at another one, as in the paper's Table 4.
+REFERENCE_BATCH = 256  # the batch size that SOLVER.BASE_LR is given for, as in [11]
+# Not the size: a network may be tested at another one, as in the paper's Table 4.
 PREPROCESSING_KEYS = {
     "channel_order": "INPUT.*",
     "mean": "INPUT.MEAN",
@@ -35,7 +35,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def preprocessing_from_cfg(cfg: CfgNode) -> Preprocessing:
-    """What INPUT.* does to an image; it travels with the weights."""
+    """The preprocessing of INPUT.*, which is saved with the weights."""
     return Preprocessing(
         channel_order="RGB",
         mean=tuple(map(float, cfg.INPUT.MEAN)),
@@ -46,15 +46,15 @@ def preprocessing_from_cfg(cfg: CfgNode) -> Preprocessing:
 
 
 def network_of(cfg: CfgNode) -> NetworkSpec | None:
-    """The spec of MODEL.*; None where MODEL.NAME is a baseline.
+    """The spec of MODEL.*; None if MODEL.NAME is a baseline.
 
     Raises:
-        UsageError: no such network, or one that this machine's memory cannot hold.
+        UsageError: an unknown network, or one that does not fit in this machine's memory.
     """
     name, width = cfg.MODEL.NAME, cfg.MODEL.WIDTH
     if name == "randwire":
         return spec_from_config(cfg.MODEL.RANDWIRE)
-    stem_channels(name, width)  # looks at both
+    stem_channels(name, width)  # checks both
     with torch.device("meta"):
         parameters = build_baseline(name, 1000, width).parameters()
     require_memory(
@@ -65,7 +65,7 @@ def network_of(cfg: CfgNode) -> NetworkSpec | None:
 
 
 def build_model(cfg: CfgNode, spec: NetworkSpec | None, num_classes: int) -> nn.Module:
-    """The classifier, freshly initialised from the global random generator."""
+    """Build the classifier, initialised from the global random generator."""
     if spec is None:
         return build_baseline(cfg.MODEL.NAME, num_classes, cfg.MODEL.WIDTH)
     return RandWireClassifier(
@@ -78,24 +78,24 @@ def build_model(cfg: CfgNode, spec: NetworkSpec | None, num_classes: int) -> nn.
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups, with and without weight decay; every parameter stands in exactly one.
+    """Split the parameters into a group with and a group without weight decay.
 
-    Without: scale and shift of norm layers ([11], section 5.3), and the aggregation weights, which
-    decay would only pull to one half, not towards anything simpler.
+    Norm layers ([11], section 5.3) and aggregation weights have none: decay would only pull the
+    sigmoid of the latter to one half.
     """
-    decayed, free = [], []
+    decayed, exempt = [], []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            is_free = isinstance(module, NORMS) or name == "edge_logits"
-            (free if is_free else decayed).append(parameter)
+            is_exempt = isinstance(module, NORMS) or name == "edge_logits"
+            (exempt if is_exempt else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": exempt, "weight_decay": 0.0},
     ]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD; its learning rate is set anew in every iteration."""
+    """SGD; the learning rate is set in every iteration."""
     return torch.optim.SGD(
         parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY),
         lr=0.0,
@@ -105,7 +105,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def peak_lr(cfg: CfgNode) -> float:
-    """The learning rate after the warm-up: linear in the batch."""
+    """The learning rate after the warm-up, proportional to the batch size."""
     return cfg.SOLVER.BASE_LR * cfg.SOLVER.BATCH_SIZE / REFERENCE_BATCH
 
 
@@ -114,7 +114,7 @@ def learning_rate(
 ) -> float:
     """Linear from `start` at iteration 0 to `peak` at `warmup`, then half a cosine to 0 at `total`.
 
-    A `start` above the peak, which a small batch may have, is no warm-up.
+    If `start` is above `peak`, as with a small batch, the warm-up is constant.
     """
     if iteration < warmup:
         start = min(start, peak)
@@ -123,18 +123,19 @@ def learning_rate(
 
 
 def classification_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross entropy of (B, classes) logits to (B,) labels, or to mixed ones (B, classes).
+    """Mean cross entropy of logits (B, classes) and labels (B,), or mixed labels (B, classes).
 
-    Smoothed: of the target's one, `smoothing` is spread evenly over all classes (Szegedy et al.
-    2016).
+    Args:
+        smoothing: share of the label that is spread over all classes (Szegedy et al. 2016).
     """
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def mixing(cfg: CfgNode, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """MixUp, CutMix, or one of the two at random, of images and labels: (B,) to (B, classes).
+    """A function of images and labels (B,) that applies MixUp or CutMix, one at random if both.
 
-    Without either, images and labels stay as they are. Draws from torch's global generator.
+    Mixed labels are (B, classes). Without either, both are returned unchanged. Draws from torch's
+    global generator.
     """
     kinds = (v2.MixUp, cfg.SOLVER.MIXUP), (v2.CutMix, cfg.SOLVER.CUTMIX)
     chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
@@ -146,14 +147,14 @@ def mixing(cfg: CfgNode, num_classes: int) -> Callable[[Tensor, Tensor], tuple[T
 def draw_edge(
     edges: list[tuple[str, int, int]], probability: float, rng: np.random.Generator
 ) -> tuple[str, int, int] | None:
-    """With `probability` one of `edges`, each as likely as the others (section 4.2), else None."""
+    """With `probability` one of `edges`, uniformly at random (section 4.2), else None."""
     if not edges or rng.random() >= probability:
         return None
     return edges[rng.integers(len(edges))]
 
 
 def autocast(cfg: CfgNode, device: str) -> AbstractContextManager:
-    """What SOLVER.AMP says, for forward and loss."""
+    """The autocast context of SOLVER.AMP, for forward and loss."""
     dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[cfg.SOLVER.AMP]
     if dtype is None:
         return nullcontext()

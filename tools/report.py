@@ -46,7 +46,7 @@ def of_run(run: Path, dataset: str | None) -> dict:
 
         from randwire_det.coco.datasets import check_datasets, register_coco_datasets
         from randwire_det.detection.config import read_config
-        from randwire_det.detection.results import heading, inference_dir, report_dir
+        from randwire_det.detection.results import heading, result_dir
         from randwire_det.tables.detection import WRITTEN, read_record
 
     cfg = read_config(str(run / "config.yaml"), [])
@@ -63,8 +63,8 @@ def of_run(run: Path, dataset: str | None) -> dict:
     return {
         "json": metadata.get("json_file"),
         "images": metadata.get("image_root"),
-        "results": str(inference_dir(cfg, name) / "coco_instances_results.json"),
-        "output": str(report_dir(cfg, name)),
+        "results": str(result_dir(cfg, "inference", name) / "coco_instances_results.json"),
+        "output": str(result_dir(cfg, "report", name)),
         **(heading(read_record(run), name) if (run / WRITTEN).exists() else {}),
     }
 

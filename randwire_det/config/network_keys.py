@@ -1,5 +1,8 @@
 """The config keys that choose a network, the same for pretraining and detection."""
 
+import os
+from functools import cache
+
 from fvcore.common.config import CfgNode
 
 from ..errors import UsageError, UserError
@@ -87,22 +90,33 @@ def _sampled(node: CfgNode) -> NetworkSpec:
 
 
 def read_spec(path: str) -> NetworkSpec:
-    """The spec in a JSON file or in a checkpoint.
+    """The spec in a JSON file or in a checkpoint. An unchanged checkpoint is read once per process.
 
     Raises:
         UserError: the file is missing, is neither, or holds another kind of network.
     """
     if not path.endswith(".json"):
-        spec = load_checkpoint(path).spec
-        if spec is None:
-            raise UserError(f"spec {path}: this checkpoint holds no RandWire")
-        return spec
+        status = os.stat(path) if os.path.isfile(path) else None
+        return _spec_in_checkpoint(path, status and (status.st_ino, status.st_mtime_ns))
     try:
         return NetworkSpec.from_json(read_regular(path))
     except OSError as error:
         raise UsageError(f"spec {path}: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"spec {path}: {error}") from None
+
+
+@cache
+def _spec_in_checkpoint(path: str, version: tuple[int, int] | None) -> NetworkSpec:
+    """Cached, because a command builds the network of its config several times.
+
+    Args:
+        version: inode and modification time, so that a file that was replaced is read again.
+    """
+    spec = load_checkpoint(path).spec
+    if spec is None:
+        raise UserError(f"spec {path}: this checkpoint holds no RandWire")
+    return spec
 
 
 def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str) -> None:

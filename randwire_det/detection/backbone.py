@@ -19,17 +19,17 @@ NORMS = ("FrozenBN", "BN", "SyncBN", "GN")
 
 
 class RandWireBackbone(Backbone):
-    """The trunk in detectron2's contract.
+    """`RandWire` as a detectron2 `Backbone`.
 
     Args:
         spec: the network.
-        out_features: stages to put out, any of conv1 to conv5; later ones are not built.
+        out_features: output stages, any of conv1 to conv5; stages after the last are not built.
         norm: FrozenBN, BN, SyncBN or GN.
-        freeze_at: freeze conv1 to conv<freeze_at>, their normalisation included; 0 freezes none.
-        memory: "standard" or "lean", as of `RandWire`.
+        freeze_at: freeze conv1 to conv<freeze_at> with their normalisation; 0 freezes none.
+        memory: "standard" or "lean", as in `RandWire`.
 
     Raises:
-        UserError: an unknown feature, norm or memory, or a stage to freeze that there is not.
+        UserError: an unknown feature, norm or memory, or `freeze_at` is out of range.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RandWireBackbone(Backbone):
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W), normalised, to {name: (B, channels, ceil(H / stride), ...)}."""
+        """Map normalised images (B, 3, H, W) to {name: (B, channels, ceil(H / stride), ...)}."""
         return self.trunk(x)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -71,7 +71,7 @@ class RandWireBackbone(Backbone):
             stage = getattr(self.trunk, name)
             for parameter in stage.parameters():
                 parameter.requires_grad_(False)
-            FrozenBatchNorm2d.convert_frozen_batchnorm(stage)  # in place: a stage is no BN itself
+            FrozenBatchNorm2d.convert_frozen_batchnorm(stage)  # in place, unless it is a BN
 
 
 def _make_norm(norm: str, channels: int) -> nn.Module:
@@ -82,12 +82,12 @@ def _make_norm(norm: str, channels: int) -> nn.Module:
 
 @BACKBONE_REGISTRY.register()
 def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> RandWireBackbone:
-    """The backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`.
+    """Build the backbone of `MODEL.RANDWIRE` and `MODEL.BACKBONE.FREEZE_AT`.
 
-    It logs a warning where MODEL.WEIGHTS was trained on images prepared in another way.
+    Logs a warning if MODEL.WEIGHTS was trained with another preprocessing.
 
     Raises:
-        UserError: a config without `add_randwire_config`'s keys, or with a bad value.
+        UserError: a bad value, or the config lacks `add_randwire_config`'s keys.
     """
     require_randwire_keys(cfg, "MODEL.RANDWIRE.")
     warn_of_other_preprocessing(cfg)
@@ -104,7 +104,7 @@ def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
 
 @BACKBONE_REGISTRY.register()
 def build_randwire_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
-    """RandWire under an FPN; a pooled P6 on top, as in detectron2's Faster R-CNN FPN."""
+    """Build an FPN on RandWire with a pooled P6, as in detectron2's Faster R-CNN FPN."""
     return _build_fpn(cfg, build_randwire_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
@@ -112,9 +112,9 @@ def build_randwire_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = No
 def build_retinanet_randwire_fpn_backbone(
     cfg: CfgNode, input_shape: ShapeSpec | None = None
 ) -> FPN:
-    """RandWire under an FPN with convolutional P6 and P7 on top, as in detectron2's RetinaNet.
+    """Build an FPN on RandWire with convolutional P6 and P7, as in detectron2's RetinaNet.
 
-    P6 reads the deepest stage put out.
+    P6 reads the deepest output stage.
     """
     bottom_up = build_randwire_backbone(cfg, input_shape)
     deepest, shape = list(bottom_up.output_shape().items())[-1]
@@ -123,14 +123,12 @@ def build_retinanet_randwire_fpn_backbone(
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) -> FPN:
-    put_out, read = (
-        list(bottom_up.output_shape()),
-        [str(name) for name in cfg.MODEL.FPN.IN_FEATURES],
-    )
-    # A stage deeper than the last one read would be trained by nothing, and stop DDP.
-    if not read or not set(read) <= set(put_out) or put_out[-1] not in read:
+    outputs = list(bottom_up.output_shape())
+    read = [str(name) for name in cfg.MODEL.FPN.IN_FEATURES]
+    # A stage deeper than the last one read would get no gradient, which DDP refuses.
+    if not read or not set(read) <= set(outputs) or outputs[-1] not in read:
         raise UsageError(
-            f"MODEL.FPN.IN_FEATURES {read} and MODEL.RANDWIRE.OUT_FEATURES {put_out}: expected the"
+            f"MODEL.FPN.IN_FEATURES {read} and MODEL.RANDWIRE.OUT_FEATURES {outputs}: expected the"
             " same features, or IN_FEATURES without some of the shallow ones"
         )
     strides = [bottom_up.output_shape()[name].stride for name in read]

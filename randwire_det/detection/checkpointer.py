@@ -1,4 +1,4 @@
-"""detectron2's checkpointer, which refuses what does not fit and never leaves half a file."""
+"""detectron2's checkpointer, with checks on loading and atomic writes."""
 
 import logging
 import os
@@ -21,10 +21,11 @@ from ..run.checkpoint import (
     check_same_preprocessing,
     fits,
     load_checkpoint,
-    replace_file,
+    newest_readable,
     save_checkpoint,
 )
 from ..run.classes import check_same_classes, few
+from ..run.files import replace_file
 from ..spec.spec import NetworkSpec
 from .preprocessing import PREPROCESSING_KEYS
 
@@ -33,26 +34,26 @@ CHECKPOINTS = "model_*.pth"
 
 
 class RandWireCheckpointer(DetectionCheckpointer):
-    """Loads a classifier's file into a detector, and a detector's own files, each after a check.
+    """Loads the checkpoint of a classifier or a detector into a detector, if it fits.
 
-    The backbone holds a RandWire, or detectron2's ResNet, which takes a baseline's file. Of a
-    classifier the head is left out by name, and every tensor of the backbone must be there. A
-    detector's file must hold every tensor of the model on `--resume` and for an evaluation; as the
-    start of another training it may have other classes, as usual in detectron2. Where the file has
-    averaged weights, an evaluation or another training takes those.
+    A RandWire backbone takes a RandWire classifier's file, and detectron2's ResNet a baseline's.
+    The classifier's head is left out, and every tensor of the backbone is required. A detector's
+    file must hold every tensor of the model to resume or evaluate it; to start another training it
+    may have other classes, as in detectron2. Evaluation and another training take the averaged
+    weights if the file has any.
 
     Args:
-        model: a detector with a RandWire or a ResNet in it.
+        model: a detector that contains one RandWire or ResNet.
         save_dir: OUTPUT_DIR.
-        preprocessing: what the detector's config does to an image.
-        classes: names of the dataset's classes, kept in the file and compared with a file's.
-        config: the whole config as YAML, kept in the file.
-        average: of the model's weights, kept in the file and resumed with them.
+        preprocessing: of the detector's config.
+        classes: class names of the data set, saved and compared on loading.
+        config: the whole config as YAML, saved.
+        average: of the model's weights, saved and resumed with them.
         checkpointables: as in detectron2.
 
     Raises:
-        UserError: a model with neither network; on loading, a file that is missing, damaged, of
-            another network, another preprocessing, another kind of normalisation, or other classes.
+        UserError: the model does not contain exactly one such network; on loading, the file is
+            missing or damaged, or its network, preprocessing, normalisation or classes differ.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        # fvcore truncates the file first: a kill at that moment would lose the run's trace.
+        # fvcore truncates the file first: a kill at that moment would leave it empty.
         text = last_filename_basename.encode()
         replace_file(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(text))
 
@@ -119,17 +120,17 @@ class RandWireCheckpointer(DetectionCheckpointer):
         return self.take(load_checkpoint(path, kinds=KINDS), checkpointables)
 
     def take(self, checkpoint: Checkpoint, checkpointables: list[str] | None = None) -> dict:
-        """Load what was read before.
+        """Load a checkpoint that has been read already.
 
         Args:
-            checkpointables: the names of those to load; None stands for all, and for a checkpoint
-                that must hold the whole model.
+            checkpointables: the names of those to load. None loads all, and requires that the
+                checkpoint holds the whole model.
 
         Returns:
-            what else the writer kept, as of `load`.
+            as `load`: the remaining entries of the checkpoint.
 
         Raises:
-            UserError: as of `load`.
+            UserError: the checkpoint does not fit.
         """
         self.logger.info(f"[Checkpointer] Loading from {checkpoint.path} ...")
         whole = checkpointables is None
@@ -149,13 +150,11 @@ class RandWireCheckpointer(DetectionCheckpointer):
         return rest
 
     def _take_weights(self, checkpoint: Checkpoint, whole: bool) -> None:
-        filename, kind = checkpoint.path, checkpoint.kind
         resuming = whole and bool(self.checkpointables)
-        theirs = checkpoint.model if resuming else checkpoint.weights_to_use
-        head = 0
-        if kind != "detector":
-            before, theirs = len(theirs), _trunk_tensors(kind, theirs, self.trunk_name)
-            head = before - len(theirs)
+        saved = checkpoint.model if resuming else checkpoint.weights_to_use
+        theirs = saved
+        if checkpoint.kind != "detector":
+            theirs = _trunk_tensors(checkpoint.kind, saved, self.trunk_name)
         ours = self.model.state_dict()
         in_trunk = [name for name in ours if name.startswith(f"{self.trunk_name}.")]
         fitting = {
@@ -164,7 +163,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
             if name in ours and fits(tensor, ours[name])
         }
         needed = list(ours) if whole else in_trunk
-        # Counters of BN: they change no output, and a frozen BN has none.
+        # num_batches_tracked changes no output, and a frozen BN has none.
         missing = [
             name
             for name in needed
@@ -172,10 +171,11 @@ class RandWireCheckpointer(DetectionCheckpointer):
         ]
         if missing:
             raise UserError(
-                f"{filename} does not hold all of this model: {len(missing)} of {len(needed)}"
-                f" tensors are missing or of another shape or number type, such as {missing[0]}"
+                f"{checkpoint.path} does not hold all of this model: {len(missing)} of"
+                f" {len(needed)} tensors are missing or of another shape or number type, such as"
+                f" {missing[0]}"
             )
-        self._refuse_what_has_no_place(theirs, ours, filename)
+        self._refuse_unexpected(theirs, ours, checkpoint.path)
         self.model.load_state_dict(fitting, strict=False)
         if self.average:
             self.average.model.load_state_dict((resuming and checkpoint.ema) or ours)
@@ -183,17 +183,16 @@ class RandWireCheckpointer(DetectionCheckpointer):
         others = len(fitting) - matched
         network = f" Network: {self.spec.describe()}" if self.spec else ""
         self.logger.info(
-            f"Loaded {filename}: {matched} of {len(in_trunk)} trunk tensors and {others} others;"
-            f" left out {head} of the classifier's head;"
+            f"Loaded {checkpoint.path}: {matched} of {len(in_trunk)} trunk tensors and {others}"
+            f" others; left out {len(saved) - len(theirs)} of the classifier's head;"
             f" {len(ours) - len(fitting)} tensors of the detector start fresh.{network}"
         )
 
-    def _refuse_what_has_no_place(self, theirs: dict, ours: dict, filename: str) -> None:
-        """BN's scale and shift mean nothing without its statistics, as under GN.
-
-        And a deeper ResNet has all the tensors of one less deep.
+    def _refuse_unexpected(self, theirs: dict, ours: dict, filename: str) -> None:
+        """Refuse BN weights for a model without BN statistics, where they would mean something
+        else, and a deeper ResNet, which has all tensors of a shallower one.
         """
-        stages = ("stem", *self.trunk.stage_names)  # later ones may be left unbuilt
+        stages = ("stem", *self.trunk.stage_names)  # the model may be built without the last stages
         built = tuple(f"{self.trunk_name}.{stage}." for stage in stages)
         for name in theirs:
             if not name.startswith(built) or name in ours:
@@ -207,12 +206,12 @@ class RandWireCheckpointer(DetectionCheckpointer):
             if isinstance(self.trunk, ResNet) and not name.endswith("num_batches_tracked"):
                 raise UserError(
                     f"{filename} holds a larger network than MODEL.RESNETS builds: there is no"
-                    f" place for {name}; does its DEPTH fit?"
+                    f" place for {name}; check its DEPTH"
                 )
 
 
 def _find_trunk(model: nn.Module) -> tuple[str, RandWire | ResNet]:
-    """The network that a classifier's file fills, and its name in the detector."""
+    """The name and the module of the network that a classifier's file is loaded into."""
     found = [
         (name, module)
         for name, module in model.named_modules()
@@ -227,7 +226,7 @@ def _find_trunk(model: nn.Module) -> tuple[str, RandWire | ResNet]:
 
 
 def _trunk_tensors(kind: str, weights: dict, trunk_name: str) -> dict:
-    """Of a classifier's state dict what a detector takes, under the detector's names."""
+    """The trunk of a classifier's state dict, under the detector's names."""
     if kind == "baseline":
         named = detectron2_names(weights)
     else:
@@ -242,11 +241,11 @@ def _trunk_tensors(kind: str, weights: dict, trunk_name: str) -> dict:
 def check_fits(
     checkpoint: Checkpoint, spec: NetworkSpec | None, preprocessing: Preprocessing
 ) -> None:
-    """Refuse a checkpoint of another network, or of images prepared in another way.
+    """Refuse a checkpoint of another network or another preprocessing than the config's.
 
     Args:
-        spec: of the config's RandWire, None where the config builds a ResNet.
-        preprocessing: the config's.
+        spec: of the config's RandWire; None if the config builds a ResNet.
+        preprocessing: of the config.
 
     Raises:
         UserError: names what differs, and the key to change.
@@ -269,13 +268,13 @@ def check_fits(
 def check_outputs(
     checkpoint: Checkpoint, classes: list[str] | None, *, relearned: bool = False
 ) -> None:
-    """Refuse a detector whose outputs stand for other classes, or for the same in another order.
+    """Refuse a detector of other classes, or of the same classes in another order.
 
-    A classifier's file, and one that does not know its classes, fits any.
+    A classifier's file, and one without class names, is accepted.
 
     Args:
-        classes: of the run's data sets; None where they have no names.
-        relearned: the file only starts a training, which may have other classes: that is logged.
+        classes: of the run's data sets; None if they have no names.
+        relearned: the file only starts a training: other classes are just logged.
 
     Raises:
         UserError: names what differs.
@@ -293,26 +292,19 @@ def check_outputs(
 
 
 def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """The checkpoint that `last_checkpoint` names, or else the newest one that is whole.
+    """Read the checkpoint that `last_checkpoint` names or, if that fails, the newest readable one.
 
     Returns:
-        None where there is none.
+        None if there is no checkpoint.
 
     Raises:
-        UserError: there are some, and none can be read.
+        UserError: none of the checkpoints can be read.
     """
     folder = Path(folder)
     found = sorted(folder.glob(CHECKPOINTS), reverse=True)  # model_final.pth comes first
     tag = folder / "last_checkpoint"
     named = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
     found.sort(key=lambda path: path.name != named)
-    problems = []
-    for path in found:
-        try:
-            return load_checkpoint(path)
-        except UserError as error:
-            logger.warning(f"passed over {error}")
-            problems.append(str(error))
-    if problems:
-        raise UserError(f"no checkpoint in {folder} can be read, the newest because: {problems[0]}")
-    return None
+    return newest_readable(
+        found, load_checkpoint, lambda problem: logger.warning(f"passed over {problem}")
+    )

@@ -1,4 +1,4 @@
-"""What can be refused before a run has written anything, in one line each."""
+"""Checks of a detection config before a run writes anything; each error is one line."""
 
 import logging
 from pathlib import Path
@@ -38,7 +38,7 @@ REGISTRIES = {
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
 }
 ANCHORED = ("MODEL.RPN", "MODEL.RETINANET")  # sections whose features have anchors
-# Sections whose IN_FEATURES are the backbone's; a meta-architecture of one's own has others.
+# By meta-architecture, the sections whose IN_FEATURES name features of the backbone.
 READERS = {
     "GeneralizedRCNN": ("MODEL.RPN", "MODEL.ROI_HEADS"),
     "PanopticFPN": ("MODEL.RPN", "MODEL.ROI_HEADS"),
@@ -48,11 +48,11 @@ READERS = {
 
 
 def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | None:
-    """Look at values, data sets and weights, and read the weights that the run starts from.
+    """Check values, data sets and weights, and read the checkpoint that the run starts from.
 
     Returns:
-        the newest checkpoint of OUTPUT_DIR when resuming, else that of MODEL.WEIGHTS; None where
-        there is neither.
+        the newest checkpoint of OUTPUT_DIR if resuming, else that of MODEL.WEIGHTS; None if there
+        is neither.
 
     Raises:
         UserError: names the value, what was expected and how to fix it.
@@ -83,22 +83,21 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
         )
     if checkpoint:
         spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
-        goes_on = resume and Path(checkpoint.path).parent == Path(cfg.OUTPUT_DIR)
+        resumes = resume and Path(checkpoint.path).parent == Path(cfg.OUTPUT_DIR)
         check_fits(checkpoint, spec, preprocessing_from_config(cfg))
-        check_outputs(checkpoint, classes, relearned=not (eval_only or goes_on))
+        check_outputs(checkpoint, classes, relearned=not (eval_only or resumes))
     return checkpoint
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Look for the parts of the model by name, for the features that they read, and whether all
-    of it can be built.
+    """Check that the model's modules and features exist, and build it on the meta device.
 
     Raises:
-        UsageError: there is no such part, no such feature, or a size or number that does not fit.
+        UsageError: an unknown module or feature, or a value that the model cannot be built with.
     """
     for key, registry in REGISTRIES.items():
         name = value_of(cfg, key)
-        if name not in registry and name != "PrecomputedProposals":  # stands in no registry
+        if name not in registry and name != "PrecomputedProposals":  # not in the registry
             known = sorted(each for each, _ in registry)
             hint = did_you_mean(name, known)
             raise UsageError(f"{key} {name!r}: {hint}known are {', '.join(known)}")
@@ -110,8 +109,8 @@ def check_model(cfg: CfgNode) -> None:
             read = [str(feature) for feature in value_of(cfg, key).IN_FEATURES]
             if not read or not set(read) <= set(features):
                 raise UsageError(
-                    f"{key}.IN_FEATURES {read}: expected some of {features}, which the backbone"
-                    f" {cfg.MODEL.BACKBONE.NAME} puts out"
+                    f"{key}.IN_FEATURES {read}: expected some of {features}, the outputs of the"
+                    f" backbone {cfg.MODEL.BACKBONE.NAME}"
                 )
             if key in ANCHORED and cfg.MODEL.ANCHOR_GENERATOR.NAME == "DefaultAnchorGenerator":
                 _check_anchors(cfg, key, len(read))
@@ -124,13 +123,13 @@ def check_model(cfg: CfgNode) -> None:
         shape = " x ".join(map(str, tensors[largest].shape)) if largest else ""
         require_memory(
             sum(tensor.numel() for tensor in tensors.values()),
-            f"the model of the config, the largest part of which is {largest} of {shape}",
+            f"the model of the config (its largest tensor is {largest}, {shape})",
         )
 
 
 def _check_anchors(cfg: CfgNode, key: str, features: int) -> None:
-    """One list of sizes and of ratios for all features or one for each, all of positive numbers,
-    and as many anchors on each feature, for which there is one head."""
+    """Check that there is one list of sizes and of ratios for all features or one for each, of
+    positive numbers, and that every feature has as many anchors, since they share one head."""
     node, counts = cfg.MODEL.ANCHOR_GENERATOR, [1] * features
     for name in ("SIZES", "ASPECT_RATIOS"):
         lists = node[name]
@@ -156,15 +155,15 @@ def _check_anchors(cfg: CfgNode, key: str, features: int) -> None:
 
 
 def builds_randwire(cfg: CfgNode) -> bool:
-    """Whether the backbone is one of this package's, which read MODEL.RANDWIRE."""
+    """Whether the backbone is one of this package, which read MODEL.RANDWIRE."""
     return "randwire" in cfg.MODEL.BACKBONE.NAME
 
 
 def check_data(cfg: CfgNode, *, eval_only: bool) -> None:
-    """Look through the data sets as DATASETS.CHECK says, and report what there is to say.
+    """Check the data sets as thoroughly as DATASETS.CHECK says, and log the findings.
 
     Raises:
-        UserError: something would stop the run, or teach it nonsense.
+        UserError: a finding that would stop the run or spoil its result.
     """
     depth = cfg.DATASETS.CHECK
     if depth == "off":
@@ -188,10 +187,10 @@ def _local_path(weights: str) -> str:
     if "://" not in weights:
         return weights
     try:
-        path = PathManager.get_local_path(weights)  # fetched once, then kept
-        if not Path(path).is_file():  # what it has no handler for comes back as it is
-            raise ValueError("detectron2 knows no such kind of address")
+        path = PathManager.get_local_path(weights)  # downloaded once, then cached
+        if not Path(path).is_file():  # an address without a handler is returned unchanged
+            raise ValueError("detectron2 has no handler for this kind of address")
         return path
-    except Exception as error:  # every kind of address has a handler of its own
+    except Exception as error:  # each handler raises errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"MODEL.WEIGHTS {weights} cannot be fetched: {reason}") from None

@@ -1,4 +1,4 @@
-"""The two things tools/train_net.py does, each put together here from config to result."""
+"""What tools/train_net.py runs, from config to result: `train` and `evaluate_only`."""
 
 import logging
 import os
@@ -30,14 +30,14 @@ ALONE = World()
 def train(
     cfg: CfgNode, *, resuming: bool = False, world: World = ALONE, arguments: object = None
 ) -> None:
-    """Train the detector of `cfg`; its weights are in OUTPUT_DIR/model_final.pth at the end.
+    """Train a detector, write its weights to OUTPUT_DIR/model_final.pth, and report on it.
 
     Args:
         arguments: of the command line, for the log.
 
     Raises:
-        UserError: what a user can fix. Nothing is written if it is found before the training.
-        AskedToStop: the run was asked to stop; a checkpoint is written.
+        UserError: bad input. Nothing is written if it is found before training starts.
+        AskedToStop: the run was asked to stop, and has written a checkpoint.
     """
     with ExitStack() as stack:
         checkpoint = _begin(cfg, world, stack, arguments, resuming=resuming, eval_only=False)
@@ -45,7 +45,7 @@ def train(
         if not checkpoint:
             warn_of_random_weights(cfg)
         world.together(partial(trainer.resume_or_load, resuming, checkpoint))
-        del checkpoint  # as large as the model and its optimizer
+        del checkpoint  # frees as much memory as the model and its optimizer take
         logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
         world.together(lambda: _train(trainer))
         if cfg.TEST.REPORT:
@@ -55,14 +55,7 @@ def train(
 def evaluate_only(
     cfg: CfgNode, *, resuming: bool = False, world: World = ALONE, arguments: object = None
 ) -> None:
-    """Evaluate MODEL.WEIGHTS, or when resuming the newest checkpoint of OUTPUT_DIR.
-
-    Args:
-        arguments: of the command line, for the log.
-
-    Raises:
-        UserError: what a user can fix.
-    """
+    """Evaluate a detector: MODEL.WEIGHTS, or OUTPUT_DIR's newest checkpoint if resuming."""
     with ExitStack() as stack:
         checkpoint = _begin(cfg, world, stack, arguments, resuming=resuming, eval_only=True)
         model = RandWireTrainer.build_model(cfg)
@@ -79,10 +72,11 @@ def evaluate_only(
 def _begin(
     cfg: CfgNode, world: World, stack: ExitStack, arguments, *, resuming: bool, eval_only: bool
 ) -> Checkpoint | None:
-    """Refuse what can be refused before anything is written, then lock the folder and log to it.
+    """Check everything that can be checked before the run writes anything, then lock OUTPUT_DIR
+    and log to it.
 
     Returns:
-        what `check_run` does.
+        the checkpoint of `check_run`.
     """
     register_coco_datasets(cfg, os.environ.get("DETECTRON2_DATASETS", "datasets"))
     world.together(lambda: check_same_config(cfg, world))
@@ -98,7 +92,7 @@ def _begin(
 
 
 def _set_up(cfg: CfgNode, world: World, arguments) -> None:
-    """What detectron2's `default_setup` does; config.yaml is whole at any moment."""
+    """detectron2's `default_setup`, but config.yaml is written atomically."""
     logger.info(f"Environment info:\n{collect_env_info()}")
     logger.info(f"Command line arguments: {arguments}")
     text = cfg.dump()

@@ -9,10 +9,10 @@ from ..errors import UsageError
 
 
 def add_randwire_config(cfg: CfgNode) -> None:
-    """Add all keys of this package, in place: `MODEL.RANDWIRE` with the paper's C=109, WS(4, 0.75),
-    seed 1, as defaults, and those of `RandWireTrainer` and tools/train_net.py.
+    """Add all keys of this package, in place. `MODEL.RANDWIRE` defaults to the paper's C=109
+    network, WS(4, 0.75), with seed 1.
 
-    A key of the same name that a project has added before keeps its value.
+    A key that exists already keeps its value.
     """
     _add_missing(cfg, _our_keys())
 
@@ -22,27 +22,26 @@ def _our_keys() -> CfgNode:
     ours.MODEL = CfgNode()
     node = ours.MODEL.RANDWIRE = CfgNode()
     add_spec_config(node)
-    # Stages handed to the neck, from conv1 to conv5.
+    # Output stages, from conv1 to conv5.
     node.OUT_FEATURES = ["conv2", "conv3", "conv4", "conv5"]
     # FrozenBN, BN, SyncBN or GN. GN takes gcd(32, channels) groups, since C need not divide by 32.
-    # Stages up to MODEL.BACKBONE.FREEZE_AT are frozen whatever stands here.
+    # Stages up to MODEL.BACKBONE.FREEZE_AT are frozen whatever the value.
     node.NORM = "FrozenBN"
     add_memory_config(node)
-    node.MEMORY = "lean"  # under a frozen BN it takes hardly more time
+    node.MEMORY = "lean"  # hardly slower with a frozen BN
 
     ours.DATASETS = CfgNode()
-    # Data sets of one's own that need no code: rows of [name, annotation file, image folder].
-    # Relative paths start at the folder that the environment variable DETECTRON2_DATASETS names,
-    # ./datasets by default, as in detectron2.
+    # COCO-format data sets to register: rows of [name, annotation file, image folder]. Relative
+    # paths are relative to the environment variable DETECTRON2_DATASETS, ./datasets by default.
     ours.DATASETS.COCO = []
-    # How much of the images is looked at before a run: "none" (that they are there), "headers"
-    # (their sizes, too), "decode" (every pixel); "off" leaves out the annotations as well.
+    # What is checked of the images before a run: "none" (that they exist), "headers" (their sizes,
+    # too) or "decode" (every pixel). "off" does not check the annotations either.
     ours.DATASETS.CHECK = "headers"
     ours.SOLVER = CfgNode()
-    # Share of the averaged weights that stays in an iteration, 0.9998 say; 0 keeps no average.
+    # Decay of the exponential moving average of the weights per iteration, such as 0.9998; 0: none.
     ours.SOLVER.EMA_DECAY = 0.0
     ours.TEST = CfgNode()
-    # Write report/report.html after the last evaluation: errors by kind, curves, a gallery.
+    # Write report/report.html after the last evaluation: errors by type, curves, a gallery.
     ours.TEST.REPORT = True
     return ours
 
@@ -59,10 +58,10 @@ def require_randwire_keys(cfg: CfgNode, prefix: str = "") -> None:
     """Refuse a config without the keys of `add_randwire_config`.
 
     Args:
-        prefix: of the keys that are needed; "" for all.
+        prefix: of the required keys; "" for all.
 
     Raises:
-        UsageError: names the first key that is missing.
+        UsageError: names the first missing key.
     """
     present = flat(cfg)
     for key in flat(_our_keys()):
@@ -81,10 +80,10 @@ def get_cfg() -> CfgNode:
 
 
 def read_config(config_file: str, overrides: list[str]) -> CfgNode:
-    """`get_cfg` with a YAML file, shipped or one's own, and `KEY VALUE` pairs merged into it.
+    """`get_cfg` with a YAML file (a path or a shipped name) and `KEY VALUE` pairs merged into it.
 
     Raises:
-        UsageError: as `config_files.merge_config`.
+        UsageError: as `merge_config`.
     """
     cfg = get_cfg()
     merge_config(cfg, config_file, overrides)

@@ -1,8 +1,8 @@
-"""Batches for training, as a function of seed and iteration, and for tests.
+"""Data loaders for training, where batches depend only on seed and iteration, and for testing.
 
-detectron2's training loader begins a new random order at every start. Here each image is asked for
-by (index, seed), the seed decides its augmentation, and the order is a plan that can be entered at
-any iteration: a resumed run reads what was next, and the number of workers changes nothing either.
+detectron2's training loader starts a new random order at every start. Here an image is requested
+by (index, seed), the seed determines its augmentation, and the order can be entered at any
+iteration: neither resuming a run nor the number of workers changes the batches.
 """
 
 import itertools
@@ -28,21 +28,21 @@ from ..run.workers import Workers, batches_of
 
 
 class TrainLoader:
-    """Endless batches, each a list of what `mapper` makes of a data set's dicts.
+    """Infinite batches of a data set, each a list of the outputs of `mapper`.
 
     Args:
         dicts: the data set, in detectron2's format.
-        mapper: a dict to the model's input, or to None, in whose place the next image is taken.
-        batch_size: of all processes.
-        workers: processes that read images, for each process of the training; 0 reads in it.
-        by_aspect: put wide images and high ones into batches of their own, as detectron2 does.
+        mapper: maps a dict to the model's input, or to None to take the next image instead.
+        batch_size: over all ranks.
+        seed: of the order and the augmentation.
+        workers: processes that read images, per rank; 0 reads in the main process.
+        by_aspect: do not mix wide and tall images in a batch, as in detectron2.
 
     Attributes:
-        start, seed: the iteration that the first batch is for, and of what order; to be set before
-            the loader is iterated.
+        start: iteration of the first batch, 0 by default. Set it, and `seed`, before iterating.
 
     Raises:
-        UserError: on iterating, an image cannot be read, or a worker was killed.
+        UserError: while iterating, an image cannot be read or a worker was killed.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TrainLoader:
         self._workers, self._by_aspect = workers, by_aspect
 
     def __iter__(self) -> Iterator[list[dict]]:
-        # A generator starts no worker before its first batch is asked for, when `start` is set.
+        # A generator, so that workers start at the first batch, after `start` was set.
         yield from _without_errors(
             DataLoader(
                 self._dataset,
@@ -71,24 +71,24 @@ class TrainLoader:
                 num_workers=self._workers,
                 collate_fn=list,
                 worker_init_fn=Workers(),
-                generator=torch.Generator(),  # seeds the workers; else it draws from the global one
+                generator=torch.Generator(),  # keep the global one unchanged
             )
         )
 
     def _plan(self) -> Iterator[list[tuple[int, int]]]:
-        """The (index, seed) of every batch of this process."""
-        kinds = [], []
+        """The (index, seed) pairs of each batch of this rank."""
+        pending = [], []  # tall and wide
         for index, seed in itertools.islice(
             self._stream(), self._world.rank, None, self._world.size
         ):
-            batch = kinds[int(self._by_aspect and self._wide[index])]
+            batch = pending[int(self._by_aspect and self._wide[index])]
             batch.append((index, seed))
             if len(batch) == self._batch:
                 yield list(batch)
                 batch.clear()
 
     def _stream(self) -> Iterator[tuple[int, int]]:
-        """All images in random order, again and again, each time with another seed."""
+        """All images in random order, epoch after epoch, each time with another seed."""
         for epoch in itertools.count():
             rng = np.random.default_rng([self.seed, epoch])
             order = rng.permutation(len(self._dataset))
@@ -97,19 +97,19 @@ class TrainLoader:
 
 
 class TestLoader:
-    """detectron2's batches of a test set, each image once over all processes.
+    """detectron2's test loader: batches of one image, each image once over all ranks.
 
-    An image that cannot be read ends the iteration of all processes, after the batches of each.
+    If a rank fails, the others raise, too, after their last batch.
 
     Args:
-        cfg: as of `build_detection_test_loader`; each batch is one image.
+        cfg: as for `build_detection_test_loader`.
         dataset: the name of a registered data set.
 
     Raises:
-        UserError: on iterating, an image cannot be read, or a worker was killed.
+        UserError: while iterating, an image cannot be read or a worker was killed.
     """
 
-    __test__ = False  # pytest takes the name for a test's
+    __test__ = False  # not a test class, whatever its name
 
     def __init__(self, cfg: CfgNode, dataset: str, world: World):
         reading = Reading(DatasetMapper(cfg, False))
@@ -128,37 +128,37 @@ class TestLoader:
         except (UserError, AskedToStop) as caught:
             error = caught
 
-        def tell():
+        def raise_error():
             if error is not None:
                 raise error
 
-        # The others are in their own batches: they learn of it where all of them meet.
-        self._world.together(tell)
+        # The other ranks may be within their batches; the error reaches them after the last one.
+        self._world.together(raise_error)
 
 
 class Reading:
-    """A mapper that returns a UserError for an image that cannot be read, or is of another size.
+    """Wraps a mapper to return a UserError if an image is unreadable or of an unexpected size.
 
-    One raised in a worker would reach the main process wrapped in the worker's traceback. What else
-    a mapper raises is a mistake in it, or in an annotation: that keeps its traceback.
+    If a worker raised it, the main process would get it wrapped in the worker's traceback. Any
+    other error is a bug in the mapper or a bad annotation, and keeps its traceback.
     """
 
     def __init__(self, mapper: Callable[[dict], dict | None]):
         self._mapper = mapper
-        # Another mapper may know better what a file holds.
-        self._looks_first = isinstance(mapper, DatasetMapper)
+        # Another mapper may read files that `why_unusable` refuses.
+        self._check_first = isinstance(mapper, DatasetMapper)
 
     def __call__(self, entry: dict) -> dict | UserError | None:
         name = entry.get("file_name")
-        # detectron2 would take some pictures for others than they are, and wait for a named pipe.
-        if self._looks_first and name is not None and (fault := why_unusable(name, open_file)):
+        # detectron2 would misread some pictures, and block on a named pipe.
+        if self._check_first and name is not None and (fault := why_unusable(name, open_file)):
             return _error(name, f"cannot be read: {fault}")
         try:
             return self._mapper(entry)
         except Exception as error:
             if name is None:
                 raise
-            # An OSError may be of another file than the image, or gone at the second look.
+            # An OSError may concern another file than the image, or be temporary.
             fault = _fault(entry, self._mapper)
             if not fault and isinstance(error, OSError):
                 fault = f"cannot be read: {reason(error)}"
@@ -169,17 +169,17 @@ class Reading:
 
 def _error(name: str, fault: str) -> UserError:
     return UserError(
-        f"{name}: {fault}; mend it, or take it out of the annotations"
+        f"{name}: {fault}; repair it, or remove it from the annotations"
         " (tools/check_dataset.py --decode finds all such images)"
     )
 
 
 def _fault(entry: dict, mapper: Callable) -> str | None:
-    """In a few words why an image cannot be mapped; None where it can."""
+    """A short reason why the mapper fails at an image; None if its file is usable."""
     try:
         with opened(entry["file_name"], open_file):
             height, width = read_image(entry["file_name"], "RGB").shape[:2]
-    except Exception as error:  # of broken bytes Pillow raises almost anything
+    except Exception as error:  # Pillow may raise any exception for damaged files
         return f"cannot be read: {reason(error)}"
     stated = entry.get("width", width), entry.get("height", height)
     if stated == (width, height):
@@ -191,20 +191,20 @@ def _fault(entry: dict, mapper: Callable) -> str | None:
 
 
 def _without_errors(loader: DataLoader) -> Iterator[list[dict]]:
-    """The batches; a UserError among their items is raised."""
+    """Yield the batches of a loader; raise the first UserError among their items."""
     for batch in batches_of(loader, "DATALOADER.NUM_WORKERS"):
         error = next((item for item in batch if isinstance(item, UserError)), None)
         if error is not None:
-            # A new one: it could not be freed while its traceback leads to `batch`.
+            # A copy, because `error` and `batch` would reference each other by the traceback.
             raise UserError(str(error))
         yield batch
 
 
 class _Mapped(Dataset):
-    """Data set and mapper, asked for (index, seed)."""
+    """The mapped items of a data set, by (index, seed)."""
 
     def __init__(self, dicts, mapper):
-        self._dicts = DatasetFromList(dicts)  # one array, which workers share; gives out copies
+        self._dicts = DatasetFromList(dicts)  # one array that workers share; returns copies
         self._mapper = mapper
 
     def __len__(self):
@@ -218,12 +218,12 @@ class _Mapped(Dataset):
                 if mapped is not None:
                     return mapped
                 index = (index + 1) % len(self)
-        raise RuntimeError("the mapper takes none of the images")
+        raise RuntimeError("the mapper returned None for all images")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators that augmentations draw from, and put them back afterwards."""
+    """In the block, seed the global generators that augmentations use; restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -7,10 +7,10 @@ from torch import nn
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """`detectron2.solver.build_optimizer`, but aggregation weights have no weight decay, which
-    would pull them to one half and not towards anything simpler.
+    """`detectron2.solver.build_optimizer`, but without weight decay on aggregation weights.
 
-    detectron2 leaves out norm layers (SOLVER.WEIGHT_DECAY_NORM) and knows of no other exception.
+    Decay would pull their sigmoid to one half. detectron2 exempts only norm layers
+    (SOLVER.WEIGHT_DECAY_NORM).
     """
     optimizer = detectron2.solver.build_optimizer(cfg, model)
     aggregation = {

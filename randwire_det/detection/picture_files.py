@@ -1,4 +1,4 @@
-"""Which pictures a prediction is to be made of, what they are called, and their ids in COCO."""
+"""Finds the picture files to run a detector on, and gives them names and COCO image ids."""
 
 import logging
 import os
@@ -11,22 +11,22 @@ from ..run.pictures import endings
 
 logger = logging.getLogger(__name__)
 DRAWN_ENDINGS = (".jpeg", ".jpg", ".png")  # of copies
-COCO_NAME = re.compile("(?:.*_)?([0-9]{12})")  # without its ending
-NAMED = 10  # files that one line names
+COCO_NAME = re.compile("(?:.*_)?([0-9]{12})")  # without the ending
+NAMED = 10  # file names in one log line
 
 
 def find_pictures(inputs: Iterable[str | Path]) -> dict[str, Path]:
-    """The pictures among files and folders, by a name that no two of them share.
+    """Find pictures in files and folders, and give each a unique name.
 
-    Of a folder its files with an ending of a format that Pillow reads, by name. Hidden files, as
-    macOS leaves them behind, and other endings are passed over and named in the log; folders in it
-    are not looked into. A file is taken whatever its name. One that is given twice is taken once.
+    A folder stands for its files with an ending of a format that Pillow reads, sorted by name.
+    Hidden files, such as macOS's, and other endings are passed over and logged; subfolders are
+    ignored. An input file is taken whatever its name. Duplicates are taken once.
 
     Returns:
-        {name: path}: the name of the file, with a number where another's copy had it.
+        {name: path}: the name is the file's, with a number added if its copy's name is taken.
 
     Raises:
-        UserError: there is no such file or folder, or it cannot be read.
+        UserError: an input does not exist or cannot be read.
         UsageError: there are no pictures.
     """
     found = {}
@@ -74,21 +74,21 @@ def _pictures_of(folder: Path) -> list[Path]:
 
 
 def few(names: list) -> str:
-    """The first of the names, and how many more there are."""
+    """The first `NAMED` names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(map(str, names[:NAMED])) + more
 
 
 def copy_name(name: str) -> str:
-    """The file name of a picture's copy: its own of a JPEG or PNG, else with .png behind it."""
+    """The file name of a picture's copy: the same for JPEG and PNG, else with .png appended."""
     return name if name.lower().endswith(DRAWN_ENDINGS) else f"{name}.png"
 
 
 def image_ids(pictures: dict[str, Path]) -> dict[str, int]:
-    """Numbers for pictures by name, so that COCO's own pictures have COCO's ids.
+    """The COCO image id of each picture, by name.
 
-    The number in the name where all have one of their own as COCO's pictures do, such as
-    000000000139.jpg or COCO_val2014_000000000042.jpg; else the position, from 1.
+    If all have a unique number in their names, as COCO's 000000000139.jpg or
+    COCO_val2014_000000000042.jpg, that number; else their position, from 1.
     """
     found = [COCO_NAME.fullmatch(path.stem) for path in pictures.values()]
     ids = [int(match[1]) for match in found if match]

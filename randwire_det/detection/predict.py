@@ -1,4 +1,4 @@
-"""Pictures to detections, the same as in an evaluation: COCO results, and copies to look at."""
+"""Runs a detector on picture files, as in an evaluation; writes COCO results and drawn copies."""
 
 import json
 import logging
@@ -31,14 +31,14 @@ RESULTS = "predictions.json"
 
 
 class Predictor:
-    """A detector that takes picture files.
+    """Runs a detector on picture files.
 
     Args:
-        model: a frozen copy of it detects, with BN folded away (`fuse`).
+        model: a detector; a copy with folded BN (`fuse`) is used.
         cfg: its config.
 
     Raises:
-        UserError: a model that detects on proposals from elsewhere, or puts out no boxes.
+        UserError: the model needs precomputed proposals or outputs no boxes.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode):
@@ -48,12 +48,15 @@ class Predictor:
         self._resize = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
     def read(self, path: Path) -> tuple[np.ndarray, torch.Tensor]:
-        """The picture, upright, (H, W, 3) uint8 in RGB, and the model's input, (3, h, w).
+        """Read a picture.
+
+        Returns:
+            the upright picture, (H, W, 3) uint8 in RGB, and the model's input, (3, h, w).
 
         Raises:
-            Exception: of almost any kind, where the bytes are broken.
+            Exception: of any type, if the file is damaged.
         """
-        with opened(path):  # whose header rules out what would be read as another picture
+        with opened(path):  # refuses pictures that detectron2 would misread
             image = read_image(str(path), self._format)
         resized = T.AugInput(image)
         self._resize(resized)
@@ -62,19 +65,19 @@ class Predictor:
 
     @torch.no_grad()
     def detect(self, picture: np.ndarray, pixels: torch.Tensor) -> Instances:
-        """All detections in what `read` gave, in pixels of the picture, on the CPU."""
+        """Detect in a picture of `read`; boxes are in pixels of the picture, on the CPU."""
         height, width = picture.shape[:2]
         (output,) = self._model([{"image": pixels, "height": height, "width": width}])
         if "instances" not in output:
-            raise UserError(f"this model puts out {', '.join(output)}, and no detections")
+            raise UserError(f"this model outputs {', '.join(output)}, no detections")
         return output["instances"].to("cpu")
 
 
 class Classes:
-    """Names and ids of a detector's outputs.
+    """Names and category ids of a detector's outputs.
 
-    The ids are the data set's own where it is one that detectron2 knows by name, such as
-    coco_2017_train; else they count from 1. An output without a name is "class <number from 1>".
+    The ids are the data set's own if detectron2 knows it by name, such as coco_2017_train; else
+    output + 1. An output without a name is called "class <output + 1>".
 
     Args:
         cfg: of the detector.
@@ -107,20 +110,19 @@ def predict(
     """Write predictions.json and a copy of each picture with its detections drawn.
 
     predictions.json is in COCO results format: a list of {"image_id", "category_id", "bbox":
-    [x, y, width, height] in pixels, "score"}, with "segmentation" of a detector that gives masks,
-    and "category" and "file_name", which COCO's tools leave alone. It is written last.
+    [x, y, width, height] in pixels, "score"}, with "segmentation" if the detector predicts masks,
+    and "category" and "file_name", which COCO's tools ignore. It is written last.
 
     Args:
-        pictures: path by name, as of `picture_files.find_pictures`; `image_ids` are the "image_id".
-        output: the folder to write to, made where it is missing.
-        score: detections from here up are drawn; all are written.
+        pictures: path by name, as from `find_pictures`; `image_ids` gives the "image_id".
+        output: the folder to write to, created if missing.
+        score: detections with at least this score are drawn; all are written.
 
     Returns:
-        how many pictures and detections there are; pictures that cannot be read are skipped, with a
-        warning for each.
+        the number of pictures and of detections. Unreadable pictures are skipped with a warning.
 
     Raises:
-        UsageError: a score that no detection can have, or the folder of a picture itself.
+        UsageError: `score` is not from 0 to 1, or `output` is the folder of a picture.
         UserError: a file cannot be written, or none of the pictures can be read.
     """
     check_score(score)
@@ -129,10 +131,10 @@ def predict(
     ids, rows, skipped = image_ids(pictures), [], []
     for name, path in progress(pictures.items(), len(pictures), "pictures", logger):
         try:
-            with warnings.catch_warnings():  # Pillow's, of damaged EXIF and the like
+            with warnings.catch_warnings():  # Pillow's, about damaged EXIF data for example
                 warnings.simplefilter("ignore")
                 picture, pixels = predictor.read(path)
-        except Exception as error:  # of broken bytes Pillow raises almost anything
+        except Exception as error:  # Pillow may raise any exception for damaged files
             logger.warning(f"skipped {path}: it cannot be read: {reason(error)}")
             skipped.append(path)
             continue
@@ -149,7 +151,7 @@ def predict(
 
 
 def check_score(score: float) -> None:
-    """Refuse a score that no detection can have."""
+    """Raises UsageError unless the score is from 0 to 1."""
     if not 0 <= score <= 1:
         raise UsageError(f"score {score}: expected a number from 0 to 1")
 
@@ -169,13 +171,13 @@ def _check_output(output: Path, pictures: dict[str, Path]) -> None:
 
 
 def draw(picture: Image.Image, instances: Instances, classes: Classes) -> Image.Image:
-    """Boxes, and outlines of masks, in the colour of their class, drawn on the picture.
+    """Draw boxes and outlines of masks on the picture, in place, in the colour of their class.
 
-    Text and lines are sized by the picture, so that they can be read when it is shown as a whole.
+    Text and lines scale with the picture, so that they are legible when it is shown as a whole.
     """
     size = max(10, round(math.sqrt(picture.width * picture.height) / 45))
     pen = ImageDraw.Draw(picture)
-    order = instances.scores.argsort()  # the surest on top
+    order = instances.scores.argsort()  # the highest score on top
     masks = instances.pred_masks if instances.has("pred_masks") else None
     for number in order.tolist():
         output = int(instances.pred_classes[number])
@@ -188,13 +190,13 @@ def draw(picture: Image.Image, instances: Instances, classes: Classes) -> Image.
 
 
 def _draw_outline(picture: Image.Image, mask: np.ndarray, colour, width: int) -> None:
-    """The mask, (H, W) of bool, less what lies `width` pixels from its edge."""
+    """Draw the outline, `width` pixels wide, of a mask, (H, W) bool."""
     whole = Image.fromarray(mask.astype(np.uint8) * 255)
     box = whole.getbbox()
     if box is None:
         return
     left, top = box[0] - 1, box[1] - 1
-    # Past the picture's edges there is no mask, so that it has an outline there, too.
+    # The crop reaches past the picture's edges, so that a mask has an outline there, too.
     part = inner = whole.crop((left, top, box[2] + 1, box[3] + 1))
     for _ in range(width):
         inner = inner.filter(ImageFilter.MinFilter(3))
@@ -202,7 +204,7 @@ def _draw_outline(picture: Image.Image, mask: np.ndarray, colour, width: int) ->
 
 
 def _rows(instances: Instances, classes: Classes, image_id: int, path: Path) -> list[dict]:
-    """Detections of one picture in COCO results format, as detectron2's evaluator writes them."""
+    """The detections of one picture in COCO results format."""
     rows = instances_to_coco_json(instances, image_id)
     for row in rows:
         output = row["category_id"]

@@ -1,4 +1,4 @@
-"""What a detection config does to an image, against what the weights of MODEL.WEIGHTS expect."""
+"""The preprocessing of a detection config, compared with that of MODEL.WEIGHTS."""
 
 import logging
 import os
@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from ..errors import UserError
 from ..run.checkpoint import FORMAT, Preprocessing, check_same_preprocessing
 
-# Below detectron2's logger, so that a project's log file and console show it, too.
+# A child of detectron2's logger, so that a project's log file and console show it, too.
 logger = logging.getLogger(f"detectron2.{__name__}")
-# What of `Preprocessing` a detection config sets; its image size is the detector's own.
+# Fields of `Preprocessing` that a detection config must share with its weights, not the image size.
 PREPROCESSING_KEYS = {
     "channel_order": "INPUT.FORMAT",
     "mean": "MODEL.PIXEL_MEAN",
@@ -21,7 +21,7 @@ PREPROCESSING_KEYS = {
 
 
 def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
-    """What a detection config does to an image; its input size is that of tests."""
+    """The preprocessing of a detection config; `input_size` is that of testing."""
     return Preprocessing(
         channel_order=cfg.INPUT.FORMAT,
         mean=tuple(cfg.MODEL.PIXEL_MEAN),
@@ -31,7 +31,7 @@ def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
 
 
 def without_weights(cfg: CfgNode) -> CfgNode:
-    """A copy with an empty MODEL.WEIGHTS, whose file the backbone's builder then leaves alone."""
+    """A copy with an empty MODEL.WEIGHTS, so that the backbone's builder does not read the file."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""
@@ -39,11 +39,11 @@ def without_weights(cfg: CfgNode) -> CfgNode:
 
 
 def warn_of_other_preprocessing(cfg: CfgNode) -> None:
-    """Log a warning where MODEL.WEIGHTS is a file of this package that was trained on images
-    prepared in another way, which costs accuracy without an error.
+    """Log a warning if MODEL.WEIGHTS is a checkpoint of this package that was trained with another
+    preprocessing, which would cost accuracy without an error.
 
-    This is for projects with a checkpointer of their own; `RandWireCheckpointer` refuses. Whatever
-    else is wrong with the file is left to whoever loads it.
+    This is for projects with another checkpointer; `RandWireCheckpointer` raises an error. Other
+    defects of the file are left to the loader.
     """
     path = cfg.MODEL.WEIGHTS
     try:
@@ -52,17 +52,20 @@ def warn_of_other_preprocessing(cfg: CfgNode) -> None:
             ours = preprocessing_from_config(cfg)
             check_same_preprocessing(theirs, ours, path, PREPROCESSING_KEYS)
     except UserError as error:
-        logger.warning(f"The backbone will see other images than it was trained on: {error}")
+        logger.warning(f"The backbone was trained with another preprocessing: {error}")
 
 
 def _preprocessing_in(path: str) -> Preprocessing | None:
-    """Of a file of this package, None of any other. Tensors are mapped and not read."""
+    """The preprocessing in a checkpoint of this package, None for any other file.
+
+    Tensors are memory-mapped and not read.
+    """
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         return None
     try:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if data["format"] == FORMAT:
             return Preprocessing.from_dict(data["preprocessing"])
-    except Exception:  # of broken or foreign files the unpickler may raise anything at all
+    except Exception:  # the unpickler may raise any exception for damaged or foreign files
         pass
     return None

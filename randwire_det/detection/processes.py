@@ -1,4 +1,4 @@
-"""What detectron2 wants to know of the processes, whoever started them."""
+"""Makes the processes of a run known to detectron2, whichever launcher started them."""
 
 import os
 
@@ -10,20 +10,20 @@ from ..run.parallel import World
 
 
 def introduce(world: World) -> None:
-    """Tell detectron2 which processes are on this machine, and take this one's GPU.
+    """Create detectron2's process group of this machine, and select this process' GPU.
 
-    Its own launcher does so, which knows neither torchrun nor, in v0.6, machines without CUDA.
+    detectron2's launcher does so, but it supports neither torchrun nor, in v0.6, CPU-only machines.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)
     if world.size == 1:
         return
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
     if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(here)
+        comm.create_local_process_group(local_size)
         return
-    for first in range(0, world.size, here):  # v0.6; every process takes part in every group
-        ranks = range(first, first + here)
+    for first in range(0, world.size, local_size):  # v0.6; all ranks must create every group
+        ranks = range(first, first + local_size)
         group = dist.new_group(list(ranks))
         if world.rank in ranks:
             comm._LOCAL_PROCESS_GROUP = group

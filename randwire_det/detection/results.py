@@ -1,13 +1,13 @@
-"""What an evaluation leaves behind: Table 5's row beside the paper's, classes, a file, a report.
+"""Records an evaluation: a log beside the paper's Table 5, results.json and an HTML report.
 
 OUTPUT_DIR/inference/results.json holds the latest evaluation, for tools/tables.py. AP is in
-percent, null where there is nothing to measure. Layout (version 1):
+percent, null if there is nothing to measure. Layout (version 1):
 
-    version, network, detector      1, and what they are called in tables
+    version, network, detector      1, and the names in tables
     schedule                        iterations, images_per_batch, train (data sets)
-    weights, iteration              what was evaluated; null where the iteration is not known
-    seeds                           what the runs of a row differ in
-    config                          {key: value} that tells rows apart
+    weights, iteration              what was evaluated; iteration is null if unknown
+    seeds                           values in which the runs of a row may differ
+    config                          {key: value} in which all runs of a row agree
     datasets                        {name: {"paper": row of Table 5 or null, "tasks": {"bbox":
                                     {"metrics": {"AP": ...}, "classes": {"person": ...}}}}}
 """
@@ -40,22 +40,13 @@ from ..tables.rendering import aligned
 from .checks import builds_randwire
 
 logger = logging.getLogger(__name__)
-# In these the runs of a row may differ; whether there were weights takes the place of their path.
+# Keys in which the runs of a row may differ. MODEL.WEIGHTS is compared as "given" or "none".
 IRRELEVANT = (*same_result.DETECTION, "SEED")
 LINE = 100  # characters
 
 
-def inference_dir(cfg: CfgNode, dataset: str) -> Path:
-    """Where the detections of a test set go: of several, each has a folder of its own."""
-    return _folder(cfg, "inference", dataset)
-
-
-def report_dir(cfg: CfgNode, dataset: str) -> Path:
-    """Where the report of a test set goes, in the same way."""
-    return _folder(cfg, "report", dataset)
-
-
-def _folder(cfg: CfgNode, kind: str, dataset: str) -> Path:
+def result_dir(cfg: CfgNode, kind: str, dataset: str) -> Path:
+    """The folder of a test set's files of a kind, "inference" or "report", in OUTPUT_DIR."""
     several = len(cfg.DATASETS.TEST) > 1
     return Path(cfg.OUTPUT_DIR, kind, dataset if several else "")
 
@@ -71,14 +62,14 @@ def record_evaluation(
     """Log the numbers of an evaluation, and write them to OUTPUT_DIR/inference/results.json.
 
     Args:
-        results: what `DefaultTrainer.test` returns: {task: {metric: percent}} of one test set,
-            {data set: ...} of several.
+        results: of `DefaultTrainer.test`: {task: {metric: percent}} for one test set,
+            {data set: {task: ...}} for several.
         weights: what was evaluated.
-        iteration: of the training, counted from 1; None where it is not known.
-        trained_with: YAML of the training's config, which counts then, and not `cfg`'s schedule.
+        iteration: finished iterations of the training; None if unknown.
+        trained_with: YAML of the training's config, whose schedule is recorded instead of `cfg`'s.
 
     Raises:
-        UserError: the file could not be written; the one before is as it was.
+        UserError: the file could not be written; the old one is unchanged.
     """
     names = list(dict.fromkeys(cfg.DATASETS.TEST))
     if not names:
@@ -114,11 +105,11 @@ def record_evaluation(
 
 
 def report_evaluation(cfg: CfgNode) -> None:
-    """Write OUTPUT_DIR/report/report.html of the latest evaluation, of each test set's boxes.
+    """Write OUTPUT_DIR/report/report.html on the boxes of the latest evaluation, for each test set.
 
-    A reason why there cannot be one is logged: the numbers are safe by then.
+    If a report cannot be written, the reason is only logged: the results are saved already.
     """
-    from ..coco.report import write_report  # and with it Matplotlib
+    from ..coco.report import write_report  # imports Matplotlib
 
     for name in dict.fromkeys(cfg.DATASETS.TEST):
         record, metadata = read_record(Path(cfg.OUTPUT_DIR)), MetadataCatalog.get(name)
@@ -131,21 +122,21 @@ def report_evaluation(cfg: CfgNode) -> None:
             page = write_report(
                 metadata.json_file,
                 metadata.image_root,
-                inference_dir(cfg, name) / "coco_instances_results.json",
-                report_dir(cfg, name),
+                result_dir(cfg, "inference", name) / "coco_instances_results.json",
+                result_dir(cfg, "report", name),
                 **heading(record, name),
             )
         except UserError as error:
             logger.warning(f"{name}: no report: {error}")
         else:
-            logger.info(f"A look at the evaluation: {page}")
+            logger.info(f"Report of the evaluation: {page}")
 
 
 def heading(record: dict, dataset: str) -> dict:
-    """Title and paper's row of a report, for `write_report`; none of a set that was not tested.
+    """The title and the paper's row for `write_report`; {} if the data set was not evaluated.
 
     Args:
-        record: what `record_evaluation` wrote.
+        record: as `record_evaluation` writes it.
     """
     if dataset not in record["datasets"]:
         return {}
@@ -156,18 +147,18 @@ def heading(record: dict, dataset: str) -> dict:
 
 
 def _as_trained(cfg: CfgNode, text: str | None) -> CfgNode:
-    """The config, in all that is no matter of testing as the YAML of the training's tells it.
+    """`cfg` with the values of the training's config, YAML, except for the TEST keys.
 
-    An evaluation may be given a config of another schedule than the training had.
+    The config of an evaluation may have another schedule than the training's.
     """
     try:
         theirs = load_yaml(text or "")
     except UserError:
         return cfg
-    if not isinstance(theirs, dict):  # in mid-training, or of a file from before they held a config
+    if not isinstance(theirs, dict):  # in mid-training, or an old file without a config
         return cfg
     trained, ours = cfg.clone(), flat(cfg)
-    own = ("DATASETS.COCO", *spec_keys())  # the weights fit this wiring, whatever its keys
+    own = ("DATASETS.COCO", *spec_keys())  # the weights fit `cfg`'s wiring, whatever its keys
     for key, value in flat(theirs).items():
         if key in ours and "TEST" not in key and key not in own:
             *path, last = key.split(".")
@@ -179,16 +170,16 @@ def _as_trained(cfg: CfgNode, text: str | None) -> CfgNode:
 
 
 def _settings(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
-    """{"seeds": what the runs of a row differ in, "config": what they have in common}."""
+    """{"seeds": values in which runs of a row may differ, "config": values they share}."""
     in_spec = spec_keys()
     left_out = (*IRRELEVANT, "MODEL.RESNETS." if spec else RANDWIRE)
     settings = {
-        # JSON has no infinity, which is a norm to clip gradients by.
+        # JSON has no infinity, a possible value of CLIP_GRADIENTS.NORM_TYPE.
         key: str(value) if isinstance(value, float) and math.isinf(value) else value
         for key, value in flat(cfg).items()
         if not key.startswith(left_out) and key not in in_spec
     }
-    # From random weights or from others: from which others, a path does not tell.
+    # A path does not identify the weights, so only their presence is compared.
     settings["MODEL.WEIGHTS"] = "given" if cfg.MODEL.WEIGHTS else "none"
     seeds = {"SEED": cfg.SEED, "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
     if spec:
@@ -198,10 +189,10 @@ def _settings(cfg: CfgNode, spec: NetworkSpec | None) -> dict:
 
 
 def _tasks(results: dict) -> dict:
-    """{"bbox": {"metrics": ..., "classes": ...}} of what detectron2 has in one dict of a task."""
+    """Split detectron2's {task: {name: AP}} into {task: {"metrics": ..., "classes": ...}}."""
     tasks = {}
     for task, values in results.items():
-        # JSON has no NaN: None stands for it.
+        # JSON has no NaN.
         plain = {key: None if math.isnan(value) else float(value) for key, value in values.items()}
         classes = {key for key in plain if key.startswith("AP-")}
         tasks[task] = {
@@ -218,7 +209,7 @@ def _log(record: dict) -> None:
     when = f", iteration {record['iteration']} of {last}" if record["iteration"] else ""
     for name, entry in record["datasets"].items():
         if not entry["tasks"]:
-            logger.warning(f"{name}{when}: nothing was measured: no annotations, or no image")
+            logger.warning(f"{name}{when}: nothing was measured: no annotations or no images")
         for task, measured in entry["tasks"].items():
             metrics, rows = measured["metrics"], {ours: measured["metrics"]}
             if entry["paper"] and task == "bbox":
@@ -233,7 +224,7 @@ def _log(record: dict) -> None:
 
 
 def _in_columns(classes: dict[str, float | None]) -> str:
-    """The best first, down the columns."""
+    """A table of the classes, best first, column by column."""
     ranked = sorted(classes, key=lambda name: -1 if classes[name] is None else classes[name])
     cells = aligned([[name, _one_decimal(classes[name])] for name in reversed(ranked)])
     height = math.ceil(len(cells) / max(1, LINE // (len(cells[0]) + 4)))

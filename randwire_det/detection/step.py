@@ -13,16 +13,16 @@ from ..run.parallel import World
 
 
 class TrainStep(SimpleTrainer):
-    """`SimpleTrainer` whose every iteration draws from a generator of its own.
+    """`SimpleTrainer` that seeds torch's generator in every iteration.
 
-    What a detector samples (the anchors and proposals it trains on) then depends on seed,
-    iteration and process alone, so that a resumed run draws what an unbroken one would have.
+    The anchors and proposals that a detector samples depend only on seed, iteration and rank, so a
+    resumed run samples the same as an unbroken one.
 
     Args:
-        model, loader, optimizer: as of `SimpleTrainer`.
+        model, loader, optimizer: as in `SimpleTrainer`.
         seed: of the run.
-        amp: autocast in fp16 with a scaled loss on CUDA, in bf16 elsewhere.
-        average: of the weights, brought up to date by every step.
+        amp: autocast to fp16 with loss scaling on CUDA, to bf16 elsewhere.
+        average: of the weights, updated in every iteration.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class TrainStep(SimpleTrainer):
         self._scaler = torch.amp.GradScaler(device, enabled=amp and device == "cuda")
 
     def run_step(self) -> None:
-        """One update.
+        """Run one iteration.
 
         Raises:
-            FloatingPointError: the loss of any process is not finite; in all processes.
-            UserError: one of them cannot read an image.
+            FloatingPointError: the loss of any rank is not finite; raised on all ranks.
+            UserError: a rank cannot read an image.
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         batch = self.world.together(lambda: next(self._data_loader_iter))
-        data_time = time.perf_counter() - begun
-        lot = np.random.SeedSequence(self.seed, spawn_key=(self.iter, self.world.rank))
-        torch.manual_seed(int(lot.generate_state(1)[0]))
+        data_time = time.perf_counter() - start
+        seed = np.random.SeedSequence(self.seed, spawn_key=(self.iter, self.world.rank))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
         with self._autocast:
             losses = self.model(batch)
             total = sum(losses.values())
@@ -72,18 +72,18 @@ class TrainStep(SimpleTrainer):
         return super().state_dict() | {"scaler": self._scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
-            UserError: the optimizer's state is of other parameters.
+            UserError: the optimizer's state belongs to other parameters.
         """
         try:
             super().load_state_dict(state)
         except ValueError as error:
             raise UserError(
                 f"the checkpoint's optimizer does not fit this run's ({error}): resume with the"
-                " NORM, FREEZE_AT, SOLVER keys and version of randwire_det that began the run, or"
-                " start another run with it as MODEL.WEIGHTS"
+                " NORM, FREEZE_AT, SOLVER keys and version of randwire_det that the run was started"
+                " with, or start another run with it as MODEL.WEIGHTS"
             ) from None
         self._scaler.load_state_dict(state["scaler"])
         self.seed = state["seed"]

@@ -1,4 +1,4 @@
-"""A detector from its checkpoint alone, which holds config, network, weights and class names."""
+"""Rebuilds a detector from its checkpoint: config, network, weights and class names."""
 
 import logging
 from pathlib import Path
@@ -19,20 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, list[str] | None]:
-    """Rebuild the detector of a checkpoint, with its averaged weights where it has some.
+    """Rebuild the detector of a checkpoint, with its averaged weights if it has any.
 
     Args:
         path: a checkpoint that tools/train_net.py wrote.
         device: of the model, such as "cuda" or "cpu".
 
     Returns:
-        the model in eval mode; its config; the names of its classes in the order of its outputs,
-        None where the file does not know them.
+        the model in eval mode; its config; its class names in the order of the outputs, None if the
+        file has none.
 
     Raises:
-        UserError: a file that is missing, damaged, no detector's or without a config, one whose
-            config cannot be built here, or one that lacks a tensor, has one too many or one that
-            is not finite.
+        UserError: the file is missing or damaged, is not a detector's, or has no config; the config
+            cannot be built here; a tensor is missing, unexpected or not finite.
     """
     checkpoint = load_checkpoint(path, kinds=KINDS)
     if checkpoint.kind != "detector":
@@ -48,7 +47,7 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
         raise UserError(f"{path}: its config cannot be built here: {error}") from None
     model = build_model(cfg)
     ours, theirs = model.state_dict(), checkpoint.weights_to_use
-    # Not left to load_state_dict: detectron2 fills in for lost BN statistics.
+    # load_state_dict would not notice missing BN statistics: detectron2 substitutes defaults.
     unfit = sorted(
         name
         for name in ours.keys() | theirs.keys()
@@ -65,13 +64,12 @@ def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, li
 
 
 def config_of(checkpoint: Checkpoint) -> CfgNode:
-    """The config that a detector was built from, which takes its wiring from the checkpoint itself.
+    """The config of a detector's checkpoint, with the checkpoint's wiring as MODEL.RANDWIRE.SPEC.
 
-    Keys that are not known here (the file may come from another version of detectron2) are left
-    out with a warning.
+    Unknown keys (the file may come from another version of detectron2) are left out with a warning.
 
     Raises:
-        UserError: the file has no config, or one that cannot be read.
+        UserError: the file has no config, or its config cannot be read.
     """
     path, text = checkpoint.path, checkpoint.config
     if not isinstance(text, str):
@@ -86,7 +84,7 @@ def config_of(checkpoint: Checkpoint) -> CfgNode:
             raise ValueError("expected KEY: VALUE lines")
         values, unknown = _known(cfg, values)
         cfg.merge_from_other_cfg(CfgNode(values))
-    # The latter two are yacs's, of values that do not suit their keys.
+    # yacs raises the latter two for values of a wrong type.
     except (ValueError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -105,7 +103,7 @@ def config_of(checkpoint: Checkpoint) -> CfgNode:
 
 
 def _known(cfg: CfgNode, values: dict, prefix: str = "") -> tuple[dict, list[str]]:
-    """Of a config's values those whose keys `cfg` has, and the names of the others."""
+    """The values whose keys are in `cfg`, and the names of the other keys."""
     known, unknown = {}, []
     for key, value in values.items():
         if key not in cfg:

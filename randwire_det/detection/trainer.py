@@ -26,7 +26,7 @@ from .config import require_randwire_keys
 from .loader import TestLoader, TrainLoader
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config, without_weights
-from .results import inference_dir, record_evaluation
+from .results import record_evaluation, result_dir
 from .step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -35,19 +35,19 @@ logger = logging.getLogger(__name__)
 class RandWireTrainer(DefaultTrainer):
     """`DefaultTrainer` for a config with a RandWire backbone.
 
-    On the same kind of CPU, a run that was stopped and resumed ends with the weights of one that
-    was not, for any number of workers. SIGTERM and SIGINT write a checkpoint and leave.
+    On the same kind of CPU, a run that was stopped and resumed ends with the same weights as an
+    unbroken one, for any number of workers. SIGTERM and SIGINT write a checkpoint and stop the run.
     """
 
     def __init__(self, cfg: CfgNode):
-        # Not DefaultTrainer's, which knows DDP on GPUs alone and a loader that starts anew.
+        # DefaultTrainer's constructor uses DDP on GPUs only, and a loader that cannot be resumed.
         TrainerBase.__init__(self)
         require_randwire_keys(cfg)
-        self.world = current_world()
+        self.world, self.stopping = current_world(), Stopping()
         self.cfg = cfg = self.scaled(cfg)
         check_classes(cfg)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self.done = self.saved = 0  # iterations, and those that the latest checkpoint holds
+        self.done = self.saved = 0  # finished iterations, and those in the latest checkpoint
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         decay = cfg.SOLVER.EMA_DECAY
@@ -86,7 +86,8 @@ class RandWireTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        return super().build_model(without_weights(cfg))  # the checkpointer compares them
+        # The checkpointer compares the preprocessing of MODEL.WEIGHTS, so the builder need not.
+        return super().build_model(without_weights(cfg))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module):
@@ -94,13 +95,15 @@ class RandWireTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """A `TrainLoader`; detectron2's own where the config asks for more than that can do."""
+        """Build a `TrainLoader`, or detectron2's loader if the config needs more than that."""
         if (
             cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler"
             or cfg.MODEL.KEYPOINT_ON
             or cfg.MODEL.LOAD_PROPOSALS
         ):
-            logger.warning("detectron2's own data loader: a resumed run starts another order.")
+            logger.warning(
+                "detectron2's own data loader: a resumed run reads images in another order."
+            )
             return build_detection_train_loader(cfg, dataset=training_dicts(cfg))
         return TrainLoader(
             training_dicts(cfg),
@@ -116,15 +119,16 @@ class RandWireTrainer(DefaultTrainer):
         hooks = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
-                hooks += [_Save(), _Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
+                hooks.append(_Save(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD))
+                hooks.append(_Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate))
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         return [*hooks, _Stop()]
 
     def _evaluate(self) -> dict:
-        """The average of the weights where there is one, as whoever loads the file takes it."""
+        """Evaluate the averaged weights if there are any, as `Checkpoint.weights_to_use`."""
         model = self.average.model if self.average else self.model
-        done = min(self.iter + 1, self.max_iter)  # after the last step detectron2 counts one more
+        done = min(self.iter + 1, self.max_iter)  # detectron2 adds one after the last iteration
         where = f"{self.cfg.OUTPUT_DIR}, iteration {done}"
         self._last_eval_results = evaluate(self.cfg, model, where, done)
         return self._last_eval_results
@@ -133,7 +137,7 @@ class RandWireTrainer(DefaultTrainer):
         """As in detectron2.
 
         Args:
-            checkpoint: the one to load, as `check_run` has read it; by default it is read here.
+            checkpoint: from `check_run`, so that the file is not read again; None to read it here.
         """
         resuming = resume and self.checkpointer.has_checkpoint()
         if checkpoint:
@@ -157,36 +161,36 @@ class RandWireTrainer(DefaultTrainer):
         if self.world.is_first:
             metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
             cut_lines(metrics, lambda row: row["iteration"] < self.start_iter)
-        with Stopping() as self.stopping:
+        with self.stopping:
             try:
                 return super().train()
             except AskedToStop:
-                self._save_and_say_why()
+                self._save_and_log()
                 raise
 
     def run_step(self) -> None:
         super().run_step()
         self.done = self.iter + 1
 
-    def _save_and_say_why(self) -> None:
+    def _save_and_log(self) -> None:
         reason = self.stopping.agreed_reason(self.world)
-        self.iter = self._trainer.iter = self.done - 1  # it may be in one that waits for its batch
+        # The current iteration may have been stopped while waiting for its batch.
+        self.iter = self._trainer.iter = self.done - 1
         if self.done > self.saved:
             self.world.first_does(
                 lambda: self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             )
-        output = Path(self.cfg.OUTPUT_DIR)
-        if self.done and self.world.is_first:
-            written = (output / "last_checkpoint").read_text()
+        if self.world.is_first and self.done:
+            output = Path(self.cfg.OUTPUT_DIR)
+            saved = (output / "last_checkpoint").read_text()
             logger.info(
-                f"Stopped by {reason}; {written} is written in {output}. --resume goes on from"
-                " there."
+                f"Stopped by {reason}; {saved} is written in {output}. --resume continues from it."
             )
         elif self.world.is_first:
             logger.info(f"Stopped by {reason} before the first iteration; nothing is written.")
 
     def state_dict(self) -> dict:
-        # v0.6 forgets the optimizer on saving; this is how main keeps it.
+        # detectron2 v0.6 does not save the optimizer; this is main's format.
         return super().state_dict() | {"_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -195,7 +199,7 @@ class RandWireTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
-        # Every process has its own BN statistics; the first one's are those that are kept.
+        # Every rank has its own BN statistics; checkpoints keep those of rank 0.
         current_world().broadcast(list(model.buffers()))
         return super().test(cfg, fuse(getattr(model, "module", model)), evaluators)
 
@@ -206,32 +210,27 @@ class RandWireTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CocoEvaluator:
         require_coco(dataset_name)
-        return CocoEvaluator(dataset_name, str(inference_dir(cfg, dataset_name)))
+        return CocoEvaluator(dataset_name, str(result_dir(cfg, "inference", dataset_name)))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """detectron2 logs the traceback of whatever ends a training; a user's mistake needs none."""
+    """Filter out detectron2's traceback of a training that ended by a user error."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, UserError | FloatingPointError) or lost_another(error))
 
 
-class _Save(HookBase):
-    """Checkpoints as by detectron2's hook; where one cannot be written, all processes leave."""
-
-    def before_train(self):
-        trainer = self.trainer
-        self._period = trainer.cfg.SOLVER.CHECKPOINT_PERIOD
-        self._periodic = PeriodicCheckpointer(trainer.checkpointer, self._period, trainer.max_iter)
+class _Save(PeriodicCheckpointer):
+    """detectron2's hook, but if rank 0 cannot write a checkpoint, all ranks stop."""
 
     def after_step(self):
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done >= self.trainer.max_iter:
-            self.trainer.world.first_does(lambda: self._periodic.step(done - 1))
+        if done % self.period == 0 or done >= self.max_iter:
+            self.trainer.world.first_does(super().after_step)
             self.trainer.saved = done
 
 
 class _Evaluate(EvalHook):
-    """detectron2's evaluates after a failure in the last iteration, too."""
+    """detectron2's hook, which would also evaluate after a failure in the last iteration."""
 
     def after_train(self):
         if self.trainer.iter >= self.trainer.max_iter:
@@ -239,7 +238,7 @@ class _Evaluate(EvalHook):
 
 
 class _Stop(HookBase):
-    """Ends a run that was asked to stop, in all processes after the same iteration."""
+    """Stops the run on all ranks after the same iteration if any was asked to stop."""
 
     def after_step(self):
         if self.trainer.world.any(self.trainer.stopping):
@@ -253,15 +252,15 @@ def evaluate(
     iteration: int | None,
     trained_with: str | None = None,
 ) -> dict:
-    """Test a model on DATASETS.TEST, and put down the result (`record_evaluation`).
+    """Evaluate a model on DATASETS.TEST and record the result (`record_evaluation`).
 
     Args:
-        weights: where they come from.
-        iteration, trained_with: of the training that they come from, where that is known: how far
-            it was, and the YAML of its config.
+        weights: where the model's weights come from, for the record.
+        iteration: finished iterations of their training; None if unknown.
+        trained_with: YAML of their training's config; None if unknown.
 
     Returns:
-        what `DefaultTrainer.test` does.
+        the results of `DefaultTrainer.test`.
     """
     results = RandWireTrainer.test(cfg, model)
     origin = {"weights": weights, "iteration": iteration, "trained_with": trained_with}
@@ -272,10 +271,10 @@ def evaluate(
 def build_checkpointer(
     cfg: CfgNode, model: nn.Module, *, eval_only: bool = False, **options
 ) -> RandWireCheckpointer:
-    """The checkpointer of a config, which knows its preprocessing and its classes.
+    """Build the checkpointer for the preprocessing and the classes of a config.
 
     Args:
-        eval_only: the classes are those of DATASETS.TEST; DATASETS.TRAIN may be absent.
+        eval_only: take the classes from DATASETS.TEST; those of DATASETS.TRAIN may be missing.
     """
     datasets = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
     return RandWireCheckpointer(

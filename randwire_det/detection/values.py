@@ -1,4 +1,4 @@
-"""Values of a config that detectron2 would stop on with a traceback, each refused in one line."""
+"""Checks of config values for which detectron2 would raise an obscure error, often mid-run."""
 
 import math
 import traceback
@@ -16,11 +16,11 @@ from ..config.values import check_choices, check_ranges
 from ..errors import UsageError, UserError
 from ..run.parallel import World
 
-WIDTH = (1, 2**16)  # of a layer; what a model takes as a whole is looked at in `check_model`
+WIDTH = (1, 2**16)  # of a layer; `check_model` limits the size of the whole model
 LAYERS = (0, 256)
 SHARE = (0, 1)
 PIXELS = (1, 2**15)
-# Key, or what it ends in: lowest and highest.
+# Key, or its ending: lowest and highest value.
 RANGES = {
     "SOLVER.MAX_ITER": (1, math.inf),
     "SOLVER.IMS_PER_BATCH": (1, 2**16),
@@ -30,9 +30,9 @@ RANGES = {
     "SOLVER.WARMUP_FACTOR": (0, math.inf),
     "SOLVER.GAMMA": (0, math.inf),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
-    "SEED": (-math.inf, 2**31),  # numpy's is of 32 bits
+    "SEED": (-math.inf, 2**31),  # numpy's seeds have 32 bits
     "DATALOADER.NUM_WORKERS": (0, 1024),
-    "INPUT.MIN_SIZE_TEST": (0, PIXELS[1]),  # 0: as the picture is
+    "INPUT.MIN_SIZE_TEST": (0, PIXELS[1]),  # 0: do not resize
     "INPUT.MAX_SIZE_TRAIN": PIXELS,
     "INPUT.MAX_SIZE_TEST": PIXELS,
     "TEST.DETECTIONS_PER_IMAGE": (-1, math.inf),  # -1: all
@@ -93,17 +93,17 @@ OPTIMIZER += ("BIAS_LR_FACTOR",)
 
 
 def value_of(cfg: CfgNode, key: str):
-    """The value of a key with dots."""
+    """The value of a dotted key."""
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Look at single values.
+    """Check single values.
 
     Raises:
-        UsageError: naming the key, its value and what was expected.
+        UsageError: names the key, its value and what was expected.
     """
     values = flat(cfg)
     check_ranges(values, RANGES, INFINITE)
@@ -136,7 +136,7 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def _check_rows(cfg: CfgNode) -> None:
-    """Lists of the config that detectron2 reads only in mid-run."""
+    """Check lists that detectron2 reads only in mid-run."""
     for key, value in flat(cfg).items():
         if key.endswith(".BBOX_REG_WEIGHTS"):
             groups = value if value and isinstance(value[0], list | tuple) else [value]
@@ -183,18 +183,19 @@ def _check_solver(cfg: CfgNode) -> None:
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"SOLVER's schedule ({named(SCHEDULE)}): {error}; expected a scheduler of detectron2,"
-            " and STEPS that ascend and lie below MAX_ITER"
+            " and ascending STEPS below MAX_ITER"
         ) from None
 
 
 def refused_as(section: str, build: Callable[[], object]) -> object | None:
-    """What `build` makes of a section of the config; what it asserts of a value is refused.
+    """Call `build`, which builds a section of the config, and convert its errors to UsageError.
 
     Returns:
-        None where it fails in another way, as what is not detectron2's may on the meta device.
+        None if it fails in a way that says nothing about the values: modules from elsewhere may
+        not support the meta device.
 
     Raises:
-        UsageError: with the reason, if detectron2 gives one, and the line that failed.
+        UsageError: gives detectron2's reason, if any, and the line that failed.
     """
     try:
         return build()
@@ -211,10 +212,10 @@ def refused_as(section: str, build: Callable[[], object]) -> object | None:
 
 
 def check_same_config(cfg: CfgNode, world: World) -> None:
-    """Refuse processes, of several machines mostly, that were not started with the same keys.
+    """Refuse processes with different configs, as when machines were started differently.
 
     Raises:
-        UsageError: naming the keys that differ.
+        UsageError: names the keys that differ.
     """
     texts = world.gather([cfg.dump()])
     for text in texts[1:]:

@@ -21,6 +21,7 @@ an untrusted file cannot run code. Layout (version 1):
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -290,6 +291,37 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
     named = {field.name for field in fields(Checkpoint)} - {"path", "rest"}
     known = {key: data.pop(key, None) for key in named}
     return Checkpoint(path=str(path), rest=data, **known)
+
+
+def newest_readable(
+    paths: list[Path], read: Callable[[Path], Checkpoint], pass_over: Callable[[str], object]
+) -> Checkpoint | None:
+    """Read the checkpoints of a run until one can be read.
+
+    Args:
+        paths: newest first.
+        read: raises UserError if a file cannot be used.
+        pass_over: is called with the error message of each file that cannot be used.
+
+    Returns:
+        None if `paths` is empty.
+
+    Raises:
+        UserError: none of the files can be read.
+    """
+    problems = []
+    for path in paths:
+        try:
+            return read(path)
+        except UserError as error:
+            problems.append(str(error))
+            pass_over(str(error))
+    if problems:
+        raise UserError(
+            f"no checkpoint in {paths[0].parent} can be read, the newest because: {problems[0]};"
+            " remove them all to start from scratch with --resume"
+        )
+    return None
 
 
 def fits(theirs: torch.Tensor, ours: torch.Tensor) -> bool:

@@ -29,6 +29,7 @@ from randwire_det.errors import UsageError
 from randwire_det.network import RandWireClassifier
 from randwire_det.run.checkpoint import load_checkpoint
 from randwire_det.run.parallel import World
+from randwire_det.run.stopping import Stopping
 
 KINDS = ("classifier", "baseline")
 
@@ -168,7 +169,7 @@ def train(colours, output, *overrides):
 
 
 def trainer_of(cfg):
-    return Trainer(cfg, recipe.network_of(cfg), *data.open_data(cfg), "cpu", World())
+    return Trainer(cfg, recipe.network_of(cfg), *data.open_data(cfg), "cpu", World(), Stopping())
 
 
 def test_the_average_is_tested_and_put_out(colours, tmp_path):

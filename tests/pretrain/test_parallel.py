@@ -29,6 +29,7 @@ from randwire_det.errors import EXIT_STOPPED, UsageError
 from randwire_det.run import parallel
 from randwire_det.run.checkpoint import load_checkpoint
 from randwire_det.run.launch import _meeting_point
+from randwire_det.run.stopping import Stopping
 
 pytestmark = pytest.mark.slow_suite
 
@@ -38,7 +39,7 @@ TOOL = str(REPO / "tools" / "pretrain_imagenet.py")
 def one_step(world, cfg):
     """Gradients of a step with BN in eval mode, whose statistics would be those of a share."""
     train_data, val_data = data.open_data(cfg)
-    trainer = Trainer(cfg, recipe.network_of(cfg), train_data, val_data, "cpu", world)
+    trainer = Trainer(cfg, recipe.network_of(cfg), train_data, val_data, "cpu", world, Stopping())
     trainer.learner.model.eval()
     parts = cfg.SOLVER.ACCUMULATE
     trainer.step(list(trainer.train_loader(trainer.shares(0)[:parts])))

@@ -17,6 +17,7 @@ from pretrain.engine import Trainer
 from randwire_det.config.files import merge_config
 from randwire_det.run.average import WeightAverage
 from randwire_det.run.parallel import World
+from randwire_det.run.stopping import Stopping
 
 CONFIGS = sorted(path.stem for path in (REPO / "configs" / "pretrain").glob("*.yaml"))
 RANDWIRE = ["randwire_ws_c78", "randwire_ws_c109", "randwire_ws_c154"]
@@ -55,7 +56,7 @@ def config(name, folders, tmp_path, *overrides):
 
 
 def trainer_of(cfg):
-    return Trainer(cfg, recipe.network_of(cfg), *data.open_data(cfg), "cpu", World())
+    return Trainer(cfg, recipe.network_of(cfg), *data.open_data(cfg), "cpu", World(), Stopping())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

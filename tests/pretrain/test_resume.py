@@ -271,7 +271,7 @@ def test_resume_refuses_other_data(unbroken, tmp_path):
     swapped = make_folders(tmp_path / "swapped")  # as many images, one of them in another class
     (swapped / "train" / "red" / "3.jpg").rename(swapped / "train" / "blue" / "30.jpg")
     message = message_of(commands.train, tiny(swapped, unbroken), resuming=True)
-    assert "in other classes" in message
+    assert "other file names or classes" in message
 
 
 def test_the_same_data_at_another_place_is_no_other_data(colours, copied, tmp_path):

@@ -90,6 +90,17 @@ def test_detection_reads_a_checkpoint_once(detect, tmp_path):
     assert detect(detection.evaluate_only, **final) == {"model_final.pth": 1}
 
 
+def test_a_checkpoint_that_is_the_spec_is_read_once(detect, tmp_path):
+    build_checkpointer(tiny_config(OUTPUT_DIR=tmp_path), tiny_detector()).save("spec")
+    wiring = {"MODEL.RANDWIRE.SPEC": tmp_path / "spec.pth"}
+    assert detect(detection.train, **wiring) == {"spec.pth": 1}
+    shutil.copy(tmp_path / "spec.pth", tmp_path / "copy.pth")
+    wiring = {"MODEL.RANDWIRE.SPEC": tmp_path / "copy.pth"}
+    final = {"MODEL.WEIGHTS": tmp_path / "run/model_final.pth"}
+    found = {"copy.pth": 1, "model_final.pth": 1}
+    assert detect(detection.evaluate_only, **wiring, **final) == found
+
+
 def test_predictions_read_a_checkpoint_once(detect, tmp_path):
     build_checkpointer(tiny_config(OUTPUT_DIR=tmp_path), tiny_detector()).save("model_final")
     with reads() as counted:

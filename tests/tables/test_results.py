@@ -22,7 +22,7 @@ from randwire_det.coco.report.evaluation import METRICS
 from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.checks import builds_randwire
 from randwire_det.detection.config import read_config
-from randwire_det.detection.results import inference_dir, record_evaluation, report_evaluation
+from randwire_det.detection.results import record_evaluation, report_evaluation, result_dir
 from randwire_det.tables import names
 from randwire_det.tables.detection import WRITTEN
 from randwire_det.tables.paper import BASELINE_NAMES, TABLE5
@@ -312,7 +312,7 @@ def test_several_test_sets_and_tasks_each_have_their_numbers(tmp_path, inference
     assert datasets["coco_2017_val"]["tasks"]["segm"] == {"metrics": segm, "classes": {}}
     boxes, masks, others = logged(caplog)
     assert "39.9" in boxes and "39.9" not in masks + others
-    folders = {inference_dir(cfg, name) for name in cfg.DATASETS.TEST}
+    folders = {result_dir(cfg, "inference", name) for name in cfg.DATASETS.TEST}
     assert len(folders) == 2  # so that one set's detections do not replace the other's
 
 
@@ -358,7 +358,7 @@ def test_a_report_of_the_evaluation_is_written(tmp_path, inference, caplog):
 def test_the_tool_makes_the_report_of_one_of_several_sets_anew(tmp_path, animals, monkeypatch):
     cfg = config_in(tmp_path, DATASET, "coco_2017_val")
     detections = [(1, 0, [10.0, 10.0, 50.0, 50.0])]
-    results = {DATASET: evaluated(detections, str(inference_dir(cfg, DATASET)))}
+    results = {DATASET: evaluated(detections, str(result_dir(cfg, "inference", DATASET)))}
     record = recorded(cfg, results)
     record["datasets"][DATASET]["paper"] = {"AP": 39.9}
     (tmp_path / WRITTEN).write_text(json.dumps(record))
@@ -376,7 +376,7 @@ def test_the_tool_makes_the_report_of_one_of_several_sets_anew(tmp_path, animals
     report.unlink()
     assert run("--dataset", DATASET) == before
     # The same detections, but for all that is known they are of something else.
-    found = inference_dir(cfg, DATASET) / "coco_instances_results.json"
+    found = result_dir(cfg, "inference", DATASET) / "coco_instances_results.json"
     other = run("--dataset", DATASET, "--results", str(found))
     assert (other["row"], other["paper"]) == (before["row"], {})
     assert other["title"] != before["title"]
