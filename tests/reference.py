@@ -3,6 +3,7 @@
 It shares nothing with randwire_det but the spec and the names of the tensors.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,12 +50,28 @@ def random_wiring(
             ]
         x = F.relu(sum(received))
         stride = 1 if any(b == node for _, b in edges) else stage.stride
-        depthwise = own[f"nodes.{node}.depthwise.weight"]
-        x = F.conv2d(x, depthwise, stride=stride, padding=1, groups=x.shape[1])
-        x = F.conv2d(x, own[f"nodes.{node}.pointwise.weight"])
+        x = transform(stage.op, own, f"nodes.{node}", x, stride)
         sent[node] = batch_norm(x, own, f"nodes.{node}.norm", training)
     original_outputs = [sent[node] for node in sent if all(a != node for a, _ in edges)]
     return sum(original_outputs) / len(original_outputs)
+
+
+def transform(op: str, own: dict[str, Tensor], node: str, x: Tensor, stride: int) -> Tensor:
+    """The node operations of Figure 6."""
+    if op == "conv3x3":
+        return F.conv2d(x, own[f"{node}.conv.weight"], stride=stride, padding=1)
+    if op == "sep_conv3x3":
+        depthwise = own[f"{node}.depthwise.weight"]
+        x = F.conv2d(x, depthwise, stride=stride, padding=1, groups=x.shape[1])
+    elif op == "max_pool3x3":
+        x = F.pad(x, (1, 1, 1, 1), value=float("-inf")).unfold(2, 3, stride).unfold(3, 3, stride)
+        x = x.amax((-2, -1))
+    else:
+        inside = F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1)).unfold(2, 3, stride)
+        x = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, stride).unfold(3, 3, stride)
+        inside = inside.unfold(3, 3, stride)
+        x = x.sum((-2, -1)) / inside.sum((-2, -1))
+    return F.conv2d(x, own[f"{node}.pointwise.weight"])
 
 
 def batch_norm(x: Tensor, own: dict[str, Tensor], name: str, training: bool) -> Tensor:

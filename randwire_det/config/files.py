@@ -16,6 +16,7 @@ from .values import did_you_mean, nearest, numbers_in
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The configs are inside an installed package, and next to it in a checkout.
 SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+REAL_OR_WHOLE = ("CHANNELS",)  # keys whose default is whole, as other projects merge whole numbers
 MAX_DEPTH = 50  # of _BASE_s of _BASE_s
 
 
@@ -148,7 +149,7 @@ def _short(text: str, most: int = 1000) -> str:
 
 
 def _whole_to_float(cfg: CfgNode, values: dict) -> dict:
-    """`BASE_LR: 1` means 1.0, which yacs would refuse."""
+    """`BASE_LR: 1` means 1.0, and `CHANNELS: 29.5` is a number, which yacs would both refuse."""
     result = {}
     for key, value in values.items():
         current = cfg.get(key)
@@ -156,6 +157,8 @@ def _whole_to_float(cfg: CfgNode, values: dict) -> dict:
             value = _whole_to_float(current, value)
         elif type(value) is int and type(current) is float:
             value = float(value)
+        elif key in REAL_OR_WHOLE and type(value) is float and type(current) is int:
+            cfg[key] = float(current)
         result[key] = value
     return result
 

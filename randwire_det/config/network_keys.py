@@ -9,8 +9,15 @@ from ..errors import UsageError, UserError
 from ..run.checkpoint import load_checkpoint
 from ..run.memory import require_memory
 from ..spec.complexity import complexity
-from ..spec.generator import generate, parameters_of
-from ..spec.spec import NetworkSpec
+from ..spec.generator import (
+    GRAPH_MODELS,
+    OWN_GRAPH,
+    PARAMETERS,
+    PROVENANCE,
+    generate,
+    parameters_of,
+)
+from ..spec.spec import SEP_CONV3X3, NetworkSpec
 from ..strict import load_yaml, read_regular
 from .files import flat
 
@@ -19,13 +26,24 @@ SPEC_ITSELF = "json:"  # yacs would read bare JSON as a dict
 
 def add_spec_config(node: CfgNode) -> None:
     """Add the keys of a network, with the defaults of the paper's C=109, to `node`."""
-    node.GENERATOR = "ws"  # er (takes P), ba (takes M) or ws (takes K and P)
-    node.REGIME = "regular"  # small or regular, the columns of Table 1
-    node.CHANNELS = 109  # C
+    # er (takes P), ba (M), ws (K, P), ring (K), ws_flex (DEGREE, P), nago (K, P, MID_NODES, MID_P,
+    # BOTTOM_NODES, BOTTOM_K, BOTTOM_P), chain (K), resnet, densenet, or graph (GRAPH).
+    node.GENERATOR = "ws"
+    node.REGIME = "regular"  # small or regular, the columns of Table 1; cifar for 32 x 32 pictures
+    node.CHANNELS = 109  # C; a fraction is allowed, to match a complexity
     node.NODES = 32  # N
+    # Of a node: sep_conv3x3, conv3x3, max_pool3x3 or avg_pool3x3 (Figure 6).
+    node.OP = SEP_CONV3X3
     node.K = 4
     node.P = 0.75
     node.M = 5
+    node.DEGREE = 4.0  # average degree
+    node.MID_NODES = 2
+    node.MID_P = 0.7
+    node.BOTTOM_NODES = 4
+    node.BOTTOM_K = 2
+    node.BOTTOM_P = 0.5
+    node.GRAPH = ""  # a JSON file with a graph of your own; docs/experiments.md has its format
     node.SEED = 1
     node.SEED_PER_STAGE = False  # give every stage a graph of its own
     # The network of a spec's JSON file or of a checkpoint, instead of the keys above. Or the spec
@@ -80,12 +98,17 @@ def _sampled(node: CfgNode) -> NetworkSpec:
             regime=node.REGIME,
             channels=node.CHANNELS,
             nodes=node.NODES,
+            op=node.OP,
+            graph=node.GRAPH if node.GENERATOR == OWN_GRAPH else None,
             seed_per_stage=node.SEED_PER_STAGE,
             **{name: getattr(node, name.upper()) for name in parameters_of(node.GENERATOR)},
         )
     except UserError as error:
-        keys = ("GENERATOR", "REGIME", "CHANNELS", "NODES", "K", "P", "M", "SEED")
-        chosen = ", ".join(f"{key} {node[key]}" for key in keys)
+        own = (OWN_GRAPH,) if node.GENERATOR == OWN_GRAPH else PARAMETERS
+        if node.GENERATOR in GRAPH_MODELS:
+            own = parameters_of(node.GENERATOR)
+        keys = ("generator", "regime", "channels", "nodes", "op", *own, "seed")
+        chosen = ", ".join(f"{key.upper()} {node[key.upper()]}" for key in keys)
         raise UsageError(f"the network of the config ({chosen}): {error}") from None
 
 
@@ -131,14 +154,17 @@ def check_same_spec(theirs: NetworkSpec, ours: NetworkSpec, path: str) -> None:
     """
     if theirs == ours:
         return
-    keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed", "seed_per_stage")
     changes = [
         f"MODEL.RANDWIRE.{key.upper()} {theirs.provenance[key]}"
-        for key in keys
+        for key in PROVENANCE
         if key in theirs.provenance and theirs.provenance[key] != ours.provenance.get(key)
     ]
+    if len(theirs.node_ops) == 1 and theirs.node_ops != ours.node_ops:
+        changes.append(f"MODEL.RANDWIRE.OP {theirs.node_ops[0]}")
     # The same keys may sample another graph in another networkx; the file itself never does.
     advice = " ".join(changes) or f"MODEL.RANDWIRE.SPEC {path}"
+    if theirs.provenance.get("generator") == OWN_GRAPH:  # whose file is not in the provenance
+        advice = f"MODEL.RANDWIRE.SPEC {path}"
     raise UserError(
         f"{path} holds weights of another network: {theirs.describe()}; the config builds"
         f" {ours.describe()}. To use these weights set {advice}"

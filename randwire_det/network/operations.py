@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ..spec.spec import SEP_CONV3X3
+from ..spec.spec import AVG_POOL3X3, CONV3X3, MAX_POOL3X3, SEP_CONV3X3
 
 
 def _sep_conv3x3(in_channels: int, channels: int, stride: int) -> dict[str, nn.Module]:
@@ -21,8 +21,26 @@ def _sep_conv3x3(in_channels: int, channels: int, stride: int) -> dict[str, nn.M
     }
 
 
+def _conv3x3(in_channels: int, channels: int, stride: int) -> dict[str, nn.Module]:
+    return {"conv": nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)}
+
+
+def _max_pool3x3(in_channels: int, channels: int, stride: int) -> dict[str, nn.Module]:
+    pool = nn.MaxPool2d(3, stride, padding=1)
+    return {"pool": pool, "pointwise": nn.Conv2d(in_channels, channels, 1, bias=False)}
+
+
+def _avg_pool3x3(in_channels: int, channels: int, stride: int) -> dict[str, nn.Module]:
+    # Over the pixels inside the map: its border would fade otherwise, node by node.
+    pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+    return {"pool": pool, "pointwise": nn.Conv2d(in_channels, channels, 1, bias=False)}
+
+
 # By `StageSpec.op`: (in_channels, channels, stride) -> layers by name. Each takes a map
 # (B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride)).
 OPERATIONS: dict[str, Callable[[int, int, int], dict[str, nn.Module]]] = {
     SEP_CONV3X3: _sep_conv3x3,
+    CONV3X3: _conv3x3,
+    MAX_POOL3X3: _max_pool3x3,
+    AVG_POOL3X3: _avg_pool3x3,
 }

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from ..errors import UsageError, UserError
 from ..printing import escape_log, one_line
-from ..spec.generator import GRAPH_MODELS, REGIMES, generate
-from ..spec.spec import NetworkSpec
+from ..spec.generator import GENERATORS, REGIMES, generate
+from ..spec.spec import NODE_OPS, SEP_CONV3X3, NetworkSpec
 
 INTERRUPTED = 130  # the exit status, as of a shell
 
@@ -91,31 +91,42 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a network, read by `network_from_arguments`."""
-    models = sorted(GRAPH_MODELS)
-    parser.add_argument("--generator", choices=models, default="ws", help="random graph model")
-    parser.add_argument("--k", type=int, help="K of WS: neighbours in the ring, even")
-    parser.add_argument("--p", type=float, help="P of ER or WS: a probability")
-    parser.add_argument("--m", type=int, help="M of BA: edges of a new node")
-    parser.add_argument("--regime", choices=REGIMES, default="regular", help="column of Table 1")
-    parser.add_argument("--channels", type=int, default=109, help="C of Table 1")
+    parser.add_argument("--generator", choices=GENERATORS, default="ws", help="graph model")
+    for name, (kind, text) in _PARAMETERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    parser.add_argument("--graph", metavar="JSON", help="of graph: a file with your own graph")
+    regimes = "a column of Table 1, or cifar for 32 x 32 pictures"
+    parser.add_argument("--regime", choices=REGIMES, default="regular", help=regimes)
+    parser.add_argument("--channels", type=float, default=109, help="C of Table 1")
     parser.add_argument("--nodes", type=int, default=32, help="N of Table 1")
+    parser.add_argument("--op", choices=NODE_OPS, default=SEP_CONV3X3, help="operation of a node")
     parser.add_argument("--seed-per-stage", action="store_true", help="another graph each stage")
     parser.add_argument("--input-size", type=int, default=224, help="height and width, pixels")
 
 
-def network_from_arguments(args: argparse.Namespace, seed: int) -> NetworkSpec:
-    """The network that the options of `add_network_arguments` choose."""
-    return generate(
-        args.generator,
-        seed=seed,
-        regime=args.regime,
-        channels=args.channels,
-        nodes=args.nodes,
-        k=args.k,
-        p=args.p,
-        m=args.m,
-        seed_per_stage=args.seed_per_stage,
-    )
+# Parameters of graph models: type and help of their options.
+_PARAMETERS = {
+    "k": (int, "K of ws (even), ring, chain or nago: neighbours"),
+    "p": (float, "P of er, ws, ws_flex or nago: a probability"),
+    "m": (int, "M of ba: edges of a new node"),
+    "degree": (float, "of ws_flex: average degree"),
+    "mid_nodes": (int, "of nago: nodes of a middle graph"),
+    "mid_p": (float, "of nago: P of a middle graph, ER"),
+    "bottom_nodes": (int, "of nago: nodes of a bottom graph"),
+    "bottom_k": (int, "of nago: K of a bottom graph, WS"),
+    "bottom_p": (float, "of nago: P of a bottom graph, WS"),
+}
+
+
+def network_from_arguments(args: argparse.Namespace, seed: int, **changes) -> NetworkSpec:
+    """The network that the options of `add_network_arguments` choose.
+
+    Args:
+        changes: arguments of `generate` in place of those of the command line.
+    """
+    names = ("regime", "channels", "nodes", "op", "graph", "seed_per_stage", *_PARAMETERS)
+    arguments = {name: getattr(args, name) for name in names}
+    return generate(args.generator, seed=seed, **arguments | changes)
 
 
 def choose_device(wanted: str, logger: logging.Logger) -> str:

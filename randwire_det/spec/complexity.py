@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import UserError
-from .spec import SEP_CONV3X3, NetworkSpec, StageSpec
+from .spec import AVG_POOL3X3, CONV3X3, MAX_POOL3X3, SEP_CONV3X3, NetworkSpec, StageSpec
 
 HEAD_CHANNELS = 1280  # of the classifier's 1x1 convolution, Table 1
 
@@ -67,6 +67,28 @@ def complexity(
     return total
 
 
+def matching_channels(count: Callable[[float], float], macs: float) -> float:
+    """The width C at which a network has `macs` multiply-adds, within 1 % where C can do it.
+
+    Figure 6 compares node operations at equal complexity, for which C is adjusted. A whole C is
+    preferred where it comes within 1 %; otherwise C is a multiple of 1/16.
+
+    Args:
+        count: C to multiply-adds, which grow with C.
+    """
+    for step in (1, 1 / 16):
+        low, high = round(1 / step), round(2 / step)  # in steps; C >= 1
+        while count(high * step) < macs:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if count(middle * step) < macs else (low, middle)
+        best = min((low * step, high * step), key=lambda channels: abs(count(channels) - macs))
+        if abs(count(best) - macs) <= macs / 100:
+            break
+    return best
+
+
 def stage_complexity(stage: StageSpec, in_channels: int, in_size: int) -> Complexity:
     """Count one stage on a map of `in_channels` x `in_size` x `in_size`."""
     size, width = _strided(in_size, stage.stride), stage.channels
@@ -86,9 +108,23 @@ def _sep_conv3x3(in_channels: int, channels: int, size: int) -> Complexity:
     return depthwise + _conv(in_channels, channels, kernel=1, size=size)
 
 
+def _conv3x3(in_channels: int, channels: int, size: int) -> Complexity:
+    return _conv(in_channels, channels, kernel=3, size=size)
+
+
+def _pool3x3(in_channels: int, channels: int, size: int) -> Complexity:
+    # Pooling has no multiply-adds; only the 1x1 convolution after it counts.
+    return _conv(in_channels, channels, kernel=1, size=size)
+
+
 # By `StageSpec.op`: (in_channels, channels, output size) -> counts of a node's operation without
 # its BN. The layers are those of `operations.OPERATIONS`.
-OPERATIONS: dict[str, Callable[[int, int, int], Complexity]] = {SEP_CONV3X3: _sep_conv3x3}
+OPERATIONS: dict[str, Callable[[int, int, int], Complexity]] = {
+    SEP_CONV3X3: _sep_conv3x3,
+    CONV3X3: _conv3x3,
+    MAX_POOL3X3: _pool3x3,
+    AVG_POOL3X3: _pool3x3,
+}
 
 
 def _conv_bn(in_channels: int, out_channels: int, *, kernel: int, size: int) -> Complexity:

@@ -47,12 +47,13 @@ def draw_network(spec: NetworkSpec, path: str | Path, input_size: int = 224) -> 
             axis.text(0, -0.08, "conv\n3×3", ha="center", va="top", fontsize=7)
             axis.set(xlim=(-1, 1), ylim=(-0.6, 0.6))
         else:
-            _draw_dag(axis, stage.dag)
+            draw_dag(axis, stage.dag)
     figure.suptitle(spec.describe(), fontsize=8, color=LINE)
     figure.savefig(path, dpi=110)
 
 
-def _draw_dag(axis, dag: Dag) -> None:
+def draw_dag(axis, dag: Dag) -> None:
+    """Draw a wiring with the stage's input and output node into a matplotlib axis."""
     from matplotlib.patches import FancyArrowPatch
 
     spots = _layout(dag)

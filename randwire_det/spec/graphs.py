@@ -91,8 +91,8 @@ def erdos_renyi(n: int, p: float, seed: int) -> Dag:
     Raises:
         UserError: P outside [0, 1].
     """
-    n, seed, p = check_nodes(n), check_seed(seed), _check_probability("ER", p)
-    return _to_dag(nx.gnp_random_graph(n, p, seed=seed))
+    n, seed, p = check_nodes(n), check_seed(seed), check_probability("ER", p)
+    return to_dag(nx.gnp_random_graph(n, p, seed=seed))
 
 
 def barabasi_albert(n: int, m: int, seed: int) -> Dag:
@@ -110,7 +110,7 @@ def barabasi_albert(n: int, m: int, seed: int) -> Dag:
         raise UserError(f"BA(M={brief(given)}): expected a whole number 1 <= M < N={n}")
     start = nx.empty_graph(m + 1)
     start.add_edges_from((node, m) for node in range(m))
-    return _to_dag(nx.barabasi_albert_graph(n, m, seed=seed, initial_graph=start))
+    return to_dag(nx.barabasi_albert_graph(n, m, seed=seed, initial_graph=start))
 
 
 def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
@@ -127,7 +127,7 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
         raise UserError(f"WS(K={brief(given)}): expected an even whole number K >= 2")
     if k >= n:
         raise UserError(f"WS(K={brief(k)}): expected K < N={n}, the number of nodes of the stage")
-    p = _check_probability("WS", p)
+    p = check_probability("WS", p)
     try:
         graph = nx.connected_watts_strogatz_graph(n, k, p, tries=WS_TRIES, seed=seed)
     except nx.NetworkXError:
@@ -135,10 +135,11 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
             f"WS(K={k}, P={p}) gave no connected graph of N={n} nodes in {WS_TRIES} draws;"
             " take a larger K or a smaller P"
         ) from None
-    return _to_dag(graph)
+    return to_dag(graph)
 
 
-def _to_dag(graph: nx.Graph) -> Dag:
+def to_dag(graph: nx.Graph) -> Dag:
+    """A graph over nodes 0..N-1 whose edges all run from the lower to the higher index."""
     edges = tuple((min(edge), max(edge)) for edge in graph.edges)
     return Dag(graph.number_of_nodes(), edges)
 
@@ -182,15 +183,18 @@ def check_seed(seed) -> int:
     return found
 
 
-def check_nodes(n) -> int:
+def check_nodes(n, name: str = "N") -> int:
     """The number of nodes as Python's own number."""
     found = whole(n)
     if found is None or not 1 <= found <= MAX_NODES:
-        raise UserError(f"N={brief(n)}: expected a whole number of nodes >= 1, at most {MAX_NODES}")
+        raise UserError(
+            f"{name}={brief(n)}: expected a whole number of nodes >= 1, at most {MAX_NODES}"
+        )
     return found
 
 
-def _check_probability(model, p) -> float | int:
+def check_probability(model: str, p) -> float | int:
+    """P as Python's own number."""
     found = real(p)
     if found is None or not 0 <= found <= 1:
         raise UserError(f"{model}(P={brief(p)}): expected a probability 0 <= P <= 1")

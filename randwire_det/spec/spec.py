@@ -19,8 +19,11 @@ SPEC_VERSION = 1
 MAX_CHANNELS = 10**9  # C of Table 1; what memory cannot hold is refused where it is built
 CONV3X3 = "conv3x3"
 SEP_CONV3X3 = "sep_conv3x3"
-# The transformation of a node (section 3.2 and "Node operations" in 4.1).
-NODE_OPS = (SEP_CONV3X3,)
+MAX_POOL3X3 = "max_pool3x3"
+AVG_POOL3X3 = "avg_pool3x3"
+# The transformation of a node (section 3.2 and "Node operations" in 4.1, Figure 6): a 3x3
+# separable convolution, a 3x3 convolution, or a 3x3 pooling and a 1x1 convolution.
+NODE_OPS = (SEP_CONV3X3, CONV3X3, MAX_POOL3X3, AVG_POOL3X3)
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,11 @@ class NetworkSpec:
     @property
     def stage_names(self) -> tuple[str, ...]:
         return tuple(stage.name for stage in self.stages)
+
+    @property
+    def node_ops(self) -> tuple[str, ...]:
+        """The operations of the random stages' nodes, each once, in order of depth."""
+        return tuple(dict.fromkeys(stage.op for stage in self.stages if stage.dag is not None))
 
     @cached_property
     def digest(self) -> str:

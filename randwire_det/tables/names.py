@@ -6,8 +6,8 @@ A name is the paper's, followed by everything that differs from the paper, excep
 from fvcore.common.config import CfgNode
 
 from ..config.network_keys import add_spec_config
-from ..spec.generator import GRAPH_MODELS, parameters_of
-from ..spec.spec import NetworkSpec
+from ..spec.generator import GRAPH_MODELS, PROVENANCE, parameters_of
+from ..spec.spec import SEP_CONV3X3, NetworkSpec
 from .paper import TABLE5, TABLE5_IMAGES
 
 RESNET_BUILDERS = (
@@ -23,13 +23,17 @@ def randwire_name(spec: NetworkSpec) -> str:
     if (generator := made_by.get("generator")) not in GRAPH_MODELS:
         return f"RandWire, wiring {spec.digest[:12]}"
     theta = ", ".join(str(made_by.get(name)) for name in parameters_of(generator))
-    parts = [f"RandWire-{generator.upper()}({theta})", f"C={made_by.get('channels')}"]
+    model = generator.upper() if generator in ("er", "ba", "ws", "nago") else generator
+    parts = [f"RandWire-{model}({theta})" if theta else f"RandWire-{model}"]
+    parts.append(f"C={made_by.get('channels')}")
     if made_by.get("regime") != ("small" if made_by.get("channels") == 78 else "regular"):
         parts.append(f"{made_by.get('regime')} regime")
     if made_by.get("nodes") != 32:
         parts.append(f"N={made_by.get('nodes')}")
     if made_by.get("seed_per_stage"):
         parts.append("a graph per stage")
+    if spec.node_ops != (SEP_CONV3X3,):
+        parts.append(f"nodes of {' and '.join(spec.node_ops)}")
     return ", ".join(parts)
 
 
@@ -38,8 +42,9 @@ def wiring_settings(spec: NetworkSpec) -> dict:
     made_by = spec.provenance
     if made_by.get("generator") not in GRAPH_MODELS:
         return {"wiring": spec.digest[:12]}
-    keys = ("generator", "regime", "channels", "nodes", "k", "p", "m", "seed_per_stage")
-    return {RANDWIRE + key.upper(): made_by[key] for key in keys if key in made_by}
+    keys = [key for key in PROVENANCE if key in made_by and key != "seed"]
+    settings = {RANDWIRE + key.upper(): made_by[key] for key in keys}
+    return settings | {RANDWIRE + "OP": ", ".join(spec.node_ops)}
 
 
 def spec_keys() -> list[str]:

@@ -152,7 +152,7 @@ def test_theta_must_be_what_the_model_takes(generator, parameter):
         ({"channels": 10**10}, 10**10, "at most"),
         ({"seed": 2**128}, 2**128, "below 2^128"),
         ({"regime": None}, None, "small, regular"),
-        *(({"channels": bad}, bad, ">= 1") for bad in (0, -1, 7.5, "78", True, None)),
+        *(({"channels": bad}, bad, ">= 1") for bad in (0, -1, 0.5, "78", True, None)),
         *(({"nodes": bad}, bad, ">= 1") for bad in (0, -1, 7.5, "32", True, None)),
         ({"k": 5}, 5, "even"),
         ({"p": 2}, 2, "0 <= P <= 1"),

@@ -157,7 +157,7 @@ def test_another_version_is_refused_by_name(version):
     [
         *(("channels", value) for value in (0, -1, 1.5, "4", True, None, [4])),
         *(("stride", value) for value in (0, 3, 2.0, "2", True, None, [2])),
-        *(("op", value) for value in ("conv3x3", "", "Conv2d", 3, None, ["sep_conv3x3"], {})),
+        *(("op", value) for value in ("conv", "", "Conv2d", 3, None, ["sep_conv3x3"], {})),
         *(("num_nodes", value) for value in (0, -1, 1, 1.5, "10", True, None, [10])),
         *(("edges", value) for value in (None, "01", 3, {}, [0, 1], [[0, 1, 2]], [["0", "1"]])),
         *(("edges", value) for value in ([[1, 0]], [[0, 99]], [[0, 1], [0, 1]], [[0.0, 1.0]])),

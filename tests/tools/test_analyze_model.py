@@ -1,13 +1,21 @@
 """tools/analyze_model.py, run as its user runs it."""
 
+import csv
 import json
 import re
 import subprocess
 import sys
-from statistics import mean, stdev
+from statistics import fmean, mean, stdev
+from unittest.mock import ANY
 
 import pytest
 from conftest import REPO, assert_refused, run_python, run_tool
+
+from randwire_det import generate
+from randwire_det.spec import NODE_OPS
+from randwire_det.spec.complexity import complexity
+from randwire_det.spec.generator import PARAMETERS
+from randwire_det.spec.measures import measures
 
 TOOL = "analyze_model.py"
 WS = ("--generator", "ws", "--k", "4", "--p", "0.75")
@@ -148,9 +156,9 @@ def test_help_states_every_default_and_an_example_that_runs():
     assert len(options) > 8
     for option in options:
         name = option.split()[0]
-        # k, p and m have none: which of them are needed depends on the generator.
-        if name not in ("--k", "--p", "--m"):
-            assert "(default: " in option, f"{name} states no default"
+        # Parameters have none: which of them are needed depends on the generator.
+        if name[2:].replace("-", "_") not in PARAMETERS:
+            assert "(default: " in " ".join(option.split()), f"{name} states no default"
     command = re.search(r"example:\s+(python .*)", text, re.S).group(1).split()
     done = subprocess.run(
         [sys.executable, *command[1:]], cwd=REPO, capture_output=True, encoding="utf-8"
@@ -181,3 +189,55 @@ def test_it_counts_without_importing_torch():
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "networkx" in imported
     assert not {"torch", "torchvision", "detectron2"} & imported
+
+
+@pytest.mark.parametrize(("regime", "channels"), [("small", 78), ("regular", 109)])
+def test_every_operation_is_matched_within_one_percent(regime, channels):
+    rows = analyze(*WS, "--regime", regime, "--channels", channels, "--match")
+    assert [row["op"] for row in rows] == list(NODE_OPS)
+    assert rows[0] == {"op": NODE_OPS[0], "channels": channels, "macs_m": ANY, "ratio": 1}
+    for row in rows:
+        assert abs(row["ratio"] - 1) < 0.01
+        arguments = ("--op", row["op"], "--channels", row["channels"], "--regime", regime)
+        assert analyze(*WS, *arguments)["macs_mean"] == pytest.approx(row["macs_m"])
+
+
+def test_measures_as_table_csv_plot_and_sheet(tmp_path):
+    files = {name: tmp_path / "new" / name for name in ("w.csv", "w.png", "w.svg")}
+    done = run_tool(
+        *(TOOL, "--wirings", "WS(4, 0.75)", "ring(4)", "--seeds", "1-3", "--nodes", 12),
+        *("--csv", files["w.csv"], "--plot", files["w.png"], "--sheet", files["w.svg"]),
+    )
+    assert done.returncode == 0
+    rows = list(csv.DictReader(files["w.csv"].open()))
+    assert [(row["wiring"], row["seed"]) for row in rows] == [
+        (name, str(seed)) for name in ("WS(4, 0.75)", "ring(4)") for seed in (1, 2, 3)
+    ]
+    spec = generate("ws", seed=2, regime="regular", channels=109, nodes=12, k=4, p=0.75)
+    own = {name: float(rows[1][name]) for name in measures(spec)}
+    assert own == pytest.approx(measures(spec))
+    assert int(rows[1]["macs"]) == complexity(spec).macs
+    depth = fmean(float(row["depth"]) for row in rows[:3])
+    assert f" {depth:.2f} " in done.stdout.splitlines()[1]
+    assert files["w.png"].read_bytes().startswith(b"\x89PNG")
+    drawing = files["w.svg"].read_text()
+    assert drawing.count("WS(4, 0.75), seed") == 3  # matplotlib writes each text as a comment
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (("--wirings", "XY(3)"), "wiring 'XY(3)': expected one of er, ba, ws"),
+        (("--wirings", "WS(4)"), "wiring 'WS(4)': expected ws(K, P)"),
+        (("--wirings", "ER(x)"), "expected er(P)"),
+        (("--wirings", "ER(2)"), "ER(P=2)"),
+        (("--wirings", "resnet(2)"), "expected resnet alone"),
+        (("--wirings", "ring(4)", "--plot", "x.txt"), "--plot x.txt"),
+        (("--wirings", "ring(4)", "--axes", "depth", "size"), "--axes size: expected two of seed"),
+        (("--csv", "x.csv"), "--csv x.csv: needs --wirings"),
+    ],
+)
+def test_a_mistake_of_measuring_is_one_line(arguments, fragment, tmp_path):
+    done = run_tool(TOOL, *arguments, "--seeds", 1, cwd=tmp_path)
+    assert_refused(done, fragment)
+    assert not list(tmp_path.iterdir())
