@@ -14,6 +14,7 @@ from randwire_det.run.classes import check_same_classes
 from randwire_det.run.folder import refuse_used
 from randwire_det.spec import NetworkSpec
 
+from .config import get_cfg
 from .data import ClassFolders
 
 CHECKPOINT = "checkpoint_{:08d}.pth"  # of an iteration; holds everything needed to resume
@@ -110,7 +111,9 @@ def check_same_run(
     """
     check_same_network(checkpoint, cfg, spec)
     path, progress = checkpoint.path, Progress.of(checkpoint)
-    theirs, ours = stored_values(checkpoint.config), stored_values(cfg.dump())
+    # A key that is newer than the checkpoint has a default that leaves older runs as they were.
+    theirs = stored_values(get_cfg().dump()) | stored_values(checkpoint.config)
+    ours = stored_values(cfg.dump())
     for key in sorted(theirs.keys() | ours.keys()):
         if not key.startswith(FREE) and theirs.get(key) != ours.get(key):
             raise UserError(
