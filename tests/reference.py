@@ -17,7 +17,7 @@ def evaluate(
         tensors: parameters and buffers of the trunk by name. In training, running statistics in it
             are updated in place.
         training: whether BN takes the statistics of the batch.
-        without: an edge to leave out, (stage, source, target).
+        without: a node or an edge to leave out, (stage, node) or (stage, source, target).
     """
     maps = {}
     for stage in spec.stages:
@@ -38,22 +38,30 @@ def random_wiring(
     stage, own: dict[str, Tensor], unique_input: Tensor, training: bool, gone=None
 ) -> Tensor:
     edges, sent = sorted(stage.dag.edges), {}
+    size = [-(-side // stage.stride) for side in unique_input.shape[2:]]
+    nothing = unique_input.new_zeros(len(unique_input), stage.channels, *size)
     for node in range(stage.dag.num_nodes):
-        received = [sent[a] for a, b in edges if b == node] or [unique_input]
-        if len(received) > 1:
+        if gone == (node,):
+            continue
+        senders = [a for a, b in edges if b == node]
+        weights = [1] * len(senders)
+        if len(senders) > 1:
             weights = own[f"nodes.{node}.edge_logits"].sigmoid()
-            senders = [a for a, b in edges if b == node]
-            received = [
-                weight * data
-                for weight, data, sender in zip(weights, received, senders, strict=True)
-                if (sender, node) != gone
-            ]
+        received = [
+            weight * sent[sender]
+            for weight, sender in zip(weights, senders, strict=True)
+            if gone not in ((sender,), (sender, node))
+        ]
+        if not senders:
+            received = [unique_input]
+        elif not received:  # all that it read is gone
+            received = [nothing]
         x = F.relu(sum(received))
-        stride = 1 if any(b == node for _, b in edges) else stage.stride
+        stride = 1 if senders else stage.stride
         x = transform(stage.op, own, f"nodes.{node}", x, stride)
         sent[node] = batch_norm(x, own, f"nodes.{node}.norm", training)
     original_outputs = [sent[node] for node in sent if all(a != node for a, _ in edges)]
-    return sum(original_outputs) / len(original_outputs)
+    return sum(original_outputs) / len(original_outputs) if original_outputs else nothing
 
 
 def transform(op: str, own: dict[str, Tensor], node: str, x: Tensor, stride: int) -> Tensor:

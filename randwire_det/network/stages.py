@@ -139,14 +139,19 @@ class RandomStage(Foldable):
 
     def node_by_node(self, x: Tensor, edge_mask: Tensor | None = None) -> Tensor:
         """Section 3.2 literally, one node after the other."""
+        maps = self.node_maps(x, edge_mask)
+        outputs = [maps[node] for node in self.dag.output_nodes]
+        return sum(outputs[1:], start=outputs[0]) / len(outputs)
+
+    def node_maps(self, x: Tensor, edge_mask: Tensor | None = None) -> list[Tensor]:
+        """The output of every node, each (B, channels, ceil(H / stride), ceil(W / stride))."""
         maps = []
         masks = self._masks(edge_mask)
         for node, sources, mask in zip(self.nodes, self.dag.predecessors, masks, strict=True):
             inputs = [maps[source] for source in sources] or [x]
             # A module that replaces a node need not accept a mask.
             maps.append(node(inputs) if mask is None else node(inputs, mask))
-        outputs = [maps[node] for node in self.dag.output_nodes]
-        return sum(outputs[1:], start=outputs[0]) / len(outputs)
+        return maps
 
     def _at_once(self, way: Way, x: Tensor, keep: Keep, edge_mask: Tensor | None) -> Tensor:
         """The same, by the functions of `wiring` and `wiring_backward`."""
