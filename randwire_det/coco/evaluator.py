@@ -18,14 +18,27 @@ class CocoEvaluator(COCOEvaluator):
     Args:
         dataset: the name of a registered data set.
         output_dir: the folder for coco_instances_results.json, or None.
+        distributed: whether the processes of a run gather their predictions.
+        tasks: "bbox", "segm", "keypoints"; None for those that the model predicts.
 
     Raises:
         UserError: an "iscrowd" that is neither true nor false.
     """
 
-    def __init__(self, dataset: str, output_dir: str | None = None, *, distributed: bool = True):
+    def __init__(
+        self,
+        dataset: str,
+        output_dir: str | None = None,
+        *,
+        distributed: bool = True,
+        tasks: tuple[str, ...] | None = None,
+    ):
         super().__init__(
-            dataset, distributed=distributed, output_dir=output_dir, use_fast_impl=False
+            dataset,
+            tasks=tasks,
+            distributed=distributed,
+            output_dir=output_dir,
+            use_fast_impl=False,
         )
         self._dataset = dataset
         if self._do_evaluation:  # else it has no annotations

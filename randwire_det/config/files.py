@@ -47,8 +47,12 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
     """
     path = config_path(config_file)
     loaded = _load(cfg, path, (), {})
-    _merge_values(cfg, loaded, path)
+    merge_values(cfg, loaded, path)
+    merge_overrides(cfg, overrides)
 
+
+def merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    """Merge `KEY VALUE` pairs into `cfg`, in place; raises as `merge_config`."""
     for word in overrides:
         if word.startswith("--"):
             raise UsageError(
@@ -69,7 +73,7 @@ def merge_config(cfg: CfgNode, config_file: str, overrides: list[str]) -> None:
             nested = {part: nested}
         where = f"{key} {_short(value, 100)}"
         _check_numbers(nested, where)
-        _merge_values(cfg, nested, where)
+        merge_values(cfg, nested, where)
 
 
 def _load(cfg: CfgNode, path: str, above: tuple[str, ...], known: dict[str, dict]) -> dict:
@@ -125,7 +129,15 @@ def _override(below: dict, above: dict, path: str) -> None:
             below[key] = value
 
 
-def _merge_values(cfg: CfgNode, values: dict, where: str) -> None:
+def merge_values(cfg: CfgNode, values: dict, where: str) -> None:
+    """Merge nested values of known keys into `cfg`, in place.
+
+    Args:
+        where: what they come from, for the message.
+
+    Raises:
+        UsageError: a value of a wrong type.
+    """
     try:
         cfg.merge_from_other_cfg(CfgNode(_whole_to_float(cfg, values)))
     except (KeyError, ValueError, AssertionError, TypeError) as error:
@@ -187,6 +199,20 @@ def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
                 close = moved or nearest(key, known, cutoff=0)
                 raise UsageError(f"{where}: unknown config key {key}; did you mean {close}?")
             node = node[part]
+
+
+def known_values(cfg: CfgNode, values: dict, prefix: str = "") -> tuple[dict, list[str]]:
+    """The nested values whose keys are in `cfg`, and the names of the other keys."""
+    known, unknown = {}, []
+    for key, value in values.items():
+        if key not in cfg:
+            unknown.append(f"{prefix}{key}")
+            continue
+        if isinstance(cfg[key], CfgNode) and isinstance(value, dict):
+            value, inner = known_values(cfg[key], value, f"{prefix}{key}.")
+            unknown += inner
+        known[key] = value
+    return known, unknown
 
 
 def flat(node: dict, prefix: str = "") -> dict:

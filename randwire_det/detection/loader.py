@@ -104,6 +104,7 @@ class TestLoader:
     Args:
         cfg: as for `build_detection_test_loader`.
         dataset: the name of a registered data set.
+        dicts: those of its images to test on; None for all.
 
     Raises:
         UserError: while iterating, an image cannot be read or a worker was killed.
@@ -111,9 +112,16 @@ class TestLoader:
 
     __test__ = False  # not a test class, whatever its name
 
-    def __init__(self, cfg: CfgNode, dataset: str, world: World):
+    def __init__(
+        self, cfg: CfgNode, dataset: str, world: World, *, dicts: list[dict] | None = None
+    ):
         reading = Reading(DatasetMapper(cfg, False))
-        self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
+        if dicts is None:
+            self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
+        else:
+            self._loader = build_detection_test_loader(
+                dicts, mapper=reading, num_workers=cfg.DATALOADER.NUM_WORKERS
+            )
         self._loader.worker_init_fn = Workers()
         self._loader.generator = torch.Generator()  # as in training
         self._world = world

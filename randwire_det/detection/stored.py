@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from ..config.files import known_values, merge_overrides
 from ..config.network_keys import SPEC_ITSELF
 from ..errors import UsageError, UserError
 from ..run.checkpoint import KINDS, Checkpoint, fits, load_checkpoint
@@ -19,27 +20,39 @@ logger = logging.getLogger(__name__)
 
 
 def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, list[str] | None]:
+    """Rebuild the detector of a checkpoint that tools/train_net.py wrote; see `build_detector`.
+
+    Raises:
+        UserError: the file is missing or damaged, or as `build_detector`.
+    """
+    return build_detector(load_checkpoint(path, kinds=KINDS), device)
+
+
+def build_detector(
+    checkpoint: Checkpoint, device: str, overrides: list[str] | None = None
+) -> tuple[nn.Module, CfgNode, list[str] | None]:
     """Rebuild the detector of a checkpoint, with its averaged weights if it has any.
 
     Args:
-        path: a checkpoint that tools/train_net.py wrote.
         device: of the model, such as "cuda" or "cpu".
+        overrides: KEY VALUE pairs that change the checkpoint's config.
 
     Returns:
         the model in eval mode; its config; its class names in the order of the outputs, None if the
         file has none.
 
     Raises:
-        UserError: the file is missing or damaged, is not a detector's, or has no config; the config
-            cannot be built here; a tensor is missing, unexpected or not finite.
+        UserError: the file is not a detector's, or has no config; the config cannot be built here;
+            a tensor is missing, unexpected or not finite.
     """
-    checkpoint = load_checkpoint(path, kinds=KINDS)
+    path = checkpoint.path
     if checkpoint.kind != "detector":
         raise UserError(
             f"{path} is a classifier, not a detector: it can start a training of one by"
             f" tools/train_net.py as MODEL.WEIGHTS {path}"
         )
     cfg = config_of(checkpoint)
+    merge_overrides(cfg, overrides or [])
     cfg.MODEL.DEVICE = device
     try:
         check_model(cfg)
@@ -82,7 +95,7 @@ def config_of(checkpoint: Checkpoint) -> CfgNode:
         values = load_yaml(text)
         if not isinstance(values, dict):
             raise ValueError("expected KEY: VALUE lines")
-        values, unknown = _known(cfg, values)
+        values, unknown = known_values(cfg, values)
         cfg.merge_from_other_cfg(CfgNode(values))
     # yacs raises the latter two for values of a wrong type.
     except (ValueError, AssertionError, TypeError) as error:
@@ -100,17 +113,3 @@ def config_of(checkpoint: Checkpoint) -> CfgNode:
         # Another networkx may sample another graph from the same seed.
         cfg.MODEL.RANDWIRE.SPEC = SPEC_ITSELF + checkpoint.spec.to_json()
     return cfg
-
-
-def _known(cfg: CfgNode, values: dict, prefix: str = "") -> tuple[dict, list[str]]:
-    """The values whose keys are in `cfg`, and the names of the other keys."""
-    known, unknown = {}, []
-    for key, value in values.items():
-        if key not in cfg:
-            unknown.append(f"{prefix}{key}")
-            continue
-        if isinstance(cfg[key], CfgNode) and isinstance(value, dict):
-            value, inner = _known(cfg[key], value, f"{prefix}{key}.")
-            unknown += inner
-        known[key] = value
-    return known, unknown

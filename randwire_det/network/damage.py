@@ -61,9 +61,7 @@ def removals(spec: NetworkSpec) -> list[Removal]:
 
 
 @torch.no_grad()
-def damaged(
-    trunk: RandWire, x: Tensor, removed: Sequence[Removal]
-) -> Iterator[dict[str, Tensor]]:
+def damaged(trunk: RandWire, x: Tensor, removed: Sequence[Removal]) -> Iterator[dict[str, Tensor]]:
     """The outputs of a trunk in eval mode, intact, then after each removal alone.
 
     The trunk does not change. Maps that a removal leaves as they are, are computed once: all stages

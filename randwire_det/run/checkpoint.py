@@ -19,6 +19,7 @@ an untrusted file cannot run code. Layout (version 1):
     ...                 whatever else the writer keeps (optimizer, scheduler, iteration)
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Callable
@@ -227,6 +228,15 @@ class Checkpoint:
     def weights_to_use(self) -> dict[str, torch.Tensor]:
         """The weights for evaluation, detection and fine-tuning: the average if there is one."""
         return self.ema or self.model
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256, in hex, of the names and values of `weights_to_use`."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights_to_use.items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS) -> Checkpoint:
