@@ -12,7 +12,6 @@ that was killed leaves only a .<OUTPUT>.partial-* beside it, which may be delete
 import gzip
 import math
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -25,6 +24,7 @@ with cli.quiet_imports():
     from PIL import Image
 
     from randwire_det.errors import UsageError, UserError
+    from randwire_det.run.files import new_folder
     from randwire_det.run.progress import bar
 
 SPLITS = {"train": "train", "val": "t10k"}  # our folder: the files' prefix
@@ -124,18 +124,13 @@ def make_fashion_mnist(source: Path, output: Path, per_class: dict[str, int | No
         UsageError: `output` exists, or a number below 1.
         UserError: a source file is missing or bad.
     """
-    if output.exists() or output.is_symlink():
-        raise UsageError(f"--output {output}: exists already; remove it, or name another folder")
     for split, count in per_class.items():
         if count is not None and count < 1:
             raise UsageError(f"--{split}-per-class {count}: expected a whole number >= 1")
     data = {split: read_split(source, prefix) for split, prefix in SPLITS.items()}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.partial-", dir=output.parent) as aside:
-        folder = Path(aside) / output.name  # not `aside` itself, which only its owner may enter
+    with new_folder(output) as folder:
         for split, (images, labels) in data.items():
             write_split(folder / split, images, labels, per_class[split])
-        folder.rename(output)
 
 
 def parse_args():

@@ -1,12 +1,13 @@
-"""Atomic file writes: after a kill or a full disk a file is complete or absent."""
+"""Atomic writes: after a kill or a full disk, a file or a new folder is complete or absent."""
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 
 
 def replace_file(
@@ -52,6 +53,25 @@ def _replace_file(path: Path, write, check) -> None:
         os.fsync(directory)  # the rename itself
     finally:
         os.close(directory)
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `output` at the end, unless an error comes first.
+
+    A kill leaves a .<output>.partial-* beside it.
+
+    Raises:
+        UsageError: `output` exists.
+    """
+    if output.exists() or output.is_symlink():
+        raise UsageError(f"--output {output}: exists already; remove it, or name another folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.partial-", dir=output.parent) as aside:
+        folder = Path(aside) / output.name  # not `aside` itself, which only its owner may enter
+        folder.mkdir()
+        yield folder
+        folder.rename(output)
 
 
 def _umask() -> int:
