@@ -58,6 +58,18 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(output: Path) -> bool:
+    """Whether another process is writing into OUTPUT_DIR."""
+    try:
+        with (output / ".lock").open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
+
+
 def _lock_file(output: Path) -> TextIO:
     try:
         output.mkdir(parents=True, exist_ok=True)

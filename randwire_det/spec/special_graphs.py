@@ -127,7 +127,8 @@ def nago(
     A top graph WS(K, P), each node of which is a graph ER(mid_p) of `mid_nodes` nodes, each node of
     which is a graph WS(bottom_k, bottom_p) of `bottom_nodes` nodes. An edge between two nodes of an
     upper level joins every output node of the first one's graph to every input node of the
-    second's. The top graph has N / (mid_nodes bottom_nodes) nodes.
+    second's. The top graph has N / (mid_nodes bottom_nodes) nodes. With one bottom node there are
+    two levels, and bottom_k and bottom_p have no effect.
 
     Raises:
         UserError: N is no multiple of mid_nodes bottom_nodes, or a level's parameter is bad.
@@ -149,11 +150,15 @@ def nago(
 
     def middle() -> Dag:
         graph = drawn("middle", erdos_renyi, mid, mid_p)
-        parts = [drawn("bottom", watts_strogatz, bottom, bottom_k, bottom_p) for _ in range(mid)]
+        parts = [drawn("bottom", _cell, bottom, bottom_k, bottom_p) for _ in range(mid)]
         return nested(graph, parts)
 
     top = drawn("top", watts_strogatz, n // (mid * bottom), k, p)
     return nested(top, [middle() for _ in range(top.num_nodes)])
+
+
+def _cell(n: int, k: int, p: float, seed: int) -> Dag:
+    return Dag(1, ()) if n == 1 else watts_strogatz(n, k, p, seed)
 
 
 def nested(outer: Dag, inner: list[Dag]) -> Dag:

@@ -156,6 +156,15 @@ def test_nago_is_three_levels():
     assert parts.keys() - within == {(3 * a + 2, 3 * b) for a, b in ((0, 1), (0, 2), (1, 2))}
 
 
+def test_nago_of_one_bottom_node_has_two_levels():
+    dag = nago(12, 2, 0.0, 3, 1.0, 1, 2, 0.5, seed=1)
+    complete = [(0, 1), (0, 2), (1, 2)]
+    edges = {(3 * top + a, 3 * top + b) for top in range(4) for a, b in complete}
+    # From the last node of a part to the first one of the next, along the ring of four parts.
+    edges |= {(2, 3), (5, 6), (8, 9), (2, 9)}
+    assert set(dag.edges) == edges
+
+
 @pytest.mark.parametrize(
     ("sample", "expected"),
     [

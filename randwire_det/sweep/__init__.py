@@ -1,0 +1,1 @@
+"""Studies: many runs of the training commands, their results and figures. Needs `[sweep]`."""
