@@ -100,15 +100,16 @@ def config_reader(study: Study):
     """The function that reads a run's config: (config file, KEY VALUE pairs) to a CfgNode."""
     with cli.quiet_imports():
         if study.command == "train_net":
-            from randwire_det.detection.config import read_config
-
-            return read_config
-        from pretrain.config import get_cfg
+            from randwire_det.detection.config import get_cfg
+            from randwire_det.detection.values import check_values as check
+        else:
+            from pretrain.config import check, get_cfg
         from randwire_det.config.files import merge_config
 
     def read(config_file: str, overrides: list[str]):
         cfg = get_cfg()
         merge_config(cfg, config_file, overrides)
+        check(cfg)
         return cfg
 
     return read
@@ -117,9 +118,8 @@ def config_reader(study: Study):
 def _run(study: Study, works: list, args: argparse.Namespace) -> int:
     from randwire_det.sweep.jobs import run_all
 
-    study.output.mkdir(parents=True, exist_ok=True)
-    logger.info(f"{study.path}: output goes to {study.output}")
     executor = make_executor(study, args)
+    logger.info(f"{study.path}: output goes to {study.output}")
     if args.cluster == "slurm":
         executor.submit_all(works)
     with Stopping() as stopping:
