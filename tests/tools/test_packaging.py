@@ -48,6 +48,6 @@ def test_users_get_ranges_and_the_licence(installed):
     metadata = (info / "METADATA").read_text(encoding="utf-8")
     for name in ("torch", "torchvision", "numpy", "networkx", "fvcore", "pycocotools"):
         assert re.search(rf"^Requires-Dist: {name}[<>]", metadata, re.MULTILINE), name
-    for extra in ("demo", "dev"):
+    for extra in ("demo", "dev", "sweep"):
         assert f"Provides-Extra: {extra}" in metadata
     assert "Apache License" in (info / "licenses" / "LICENSE").read_text(encoding="utf-8")
