@@ -11,6 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from randwire_det.config.values import did_you_mean
 from randwire_det.errors import UsageError, UserError
+from randwire_det.network.counting import count_module
 from randwire_det.network.resnet_names import detectron2_names
 from randwire_det.spec.complexity import Complexity
 
@@ -83,9 +84,7 @@ def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module
 def baseline_complexity(
     name: str, width: float = 1.0, input_size: int = 224, num_classes: int = 1000
 ) -> Complexity:
-    """Count parameters, multiply-adds and activations on the meta device.
-
-    As for a RandWire, multiply-adds and activations are those of convolutions and fc.
+    """Count a baseline on the meta device; see `count_module`.
 
     Args:
         input_size: height and width of the RGB image, in pixels.
@@ -94,19 +93,7 @@ def baseline_complexity(
         UsageError: as `build_baseline`.
     """
     with torch.device("meta"):
-        model = build_baseline(name, num_classes, width).eval()
-        image = torch.empty(1, 3, input_size, input_size)
-    counts = [Complexity(params=sum(parameter.numel() for parameter in model.parameters()))]
-
-    def add(module, inputs, output):
-        positions = output[0, 0].numel()  # each uses every weight once
-        counts.append(Complexity(0, module.weight.numel() * positions, output.numel()))
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(add)
-    model(image)
-    return sum(counts, Complexity())
+        return count_module(build_baseline(name, num_classes, width), input_size)
 
 
 def detectron2_keys(name: str, width: float) -> dict:

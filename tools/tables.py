@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print finished runs as rows of the paper's Tables 2 to 5, beside the paper's figures.
+"""Print the paper's Tables 1 to 5, and finished runs as rows of them beside the paper's figures.
 
 Takes the OUTPUT_DIRs of tools/pretrain_imagenet.py (Tables 2 to 4, accuracy on ImageNet) and of
 tools/train_net.py (Table 5, AP on COCO). Runs that differ only in seeds (and in paths, device,
@@ -8,6 +8,11 @@ and tests the paper's network as the paper does; other runs stand in tables of t
 
 Table 4 takes evaluations of the C=154 runs at 320 pixels: pretrain_imagenet.py --eval-only writes
 them to evaluations.jsonl. Without any OUTPUT_DIR, Table 5 holds the paper's figures alone.
+
+--table prints tables whole: 1, the architectures; 2 to 4, every network of the paper, with the
+parameters and multiply-adds counted here if torchvision or timm (pip install timm) builds it;
+5 as above. Counts that differ from the paper's by more than 5 % say by how much. Networks without
+a finished run are "not run".
 """
 
 import sys
@@ -31,6 +36,9 @@ def parse_args():
         " output/faster_rcnn_c109_seed* --format markdown",
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="OUTPUT_DIR", help="of a run")
+    parser.add_argument(
+        "--table", nargs="+", type=int, choices=range(1, 6), default=[], help="print these whole"
+    )
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     return parser.parse_args()
 
@@ -57,7 +65,17 @@ def read(folders: list[Path], warn: Callable[[str], None]) -> list[Row]:
 def main():
     args = parse_args()
     rows = read(args.runs, warn=lambda line: print(one_line(line), file=sys.stderr))
-    print(printable(FORMATS[args.format](rows)))
+    stages = []
+    if args.table:
+        from randwire_det.tables import rivals
+
+        stages = rivals.architectures() if 1 in args.table else []
+        whole = [f"Table {number}" for number in args.table if number in (2, 3, 4)]
+        classifiers = [row for row in rows if "top1" in row.values]
+        detectors = [row for row in rows if "top1" not in row.values]
+        rows = rivals.whole_tables(whole, classifiers)
+        rows += detectors if 5 in args.table or args.runs else []
+    print(printable(FORMATS[args.format](rows, stages)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..coco.metrics import METRICS
 from .paper import Paper
-from .rows import Row
+from .rows import Row, Spread
 
 ACCURACIES = (  # of Tables 2 to 4
     *("network", "test size", "epochs", "runs", "top-1, %", "paper", "top-5, %", "paper"),
@@ -24,9 +24,17 @@ class Table(NamedTuple):
     left: int = 1
 
 
-def to_json(rows: list[Row]) -> str:
-    """A list of objects; `n` is the number of runs, `paper` the paper's row or null."""
-    objects = []
+TABLE1 = "Table 1"
+ARCHITECTURES = ("stage", "output", "small regime, C=78", "regular regime, C=109")
+
+
+def to_json(rows: list[Row], stages: Sequence[tuple[str, ...]] = ()) -> str:
+    """A list of objects; `n` is the number of runs, `paper` the paper's row or null.
+
+    Args:
+        stages: the lines of Table 1, of `rivals.architectures`.
+    """
+    objects = [{"table": TABLE1, **dict(zip(ARCHITECTURES, line, strict=True))} for line in stages]
     for row in rows:
         plain = asdict(row)
         columns, values = plain.pop("columns"), plain.pop("values")
@@ -36,10 +44,10 @@ def to_json(rows: list[Row]) -> str:
     return json.dumps(objects, indent=1)
 
 
-def to_markdown(rows: list[Row]) -> str:
+def to_markdown(rows: list[Row], stages: Sequence[tuple[str, ...]] = ()) -> str:
     """A heading and a table for each of the paper's tables that has rows, and for other runs."""
     parts = []
-    for title, header, lines, _ in _tables(rows):
+    for title, header, lines, _ in _tables(rows, stages):
         parts += [f"### {title}", ""]
         for line in (header, ["---"] * len(header), *lines):
             cells = [cell.replace("|", "\\|") for cell in line]
@@ -48,9 +56,9 @@ def to_markdown(rows: list[Row]) -> str:
     return "\n".join(parts).rstrip()
 
 
-def to_text(rows: list[Row]) -> str:
+def to_text(rows: list[Row], stages: Sequence[tuple[str, ...]] = ()) -> str:
     """Aligned columns, equally wide in tables with the same header."""
-    tables, parts = _tables(rows), []
+    tables, parts = _tables(rows, stages), []
     for title, header, lines, left in tables:
         alike = [line for other in tables if other.header == header for line in other.lines]
         texts = aligned([header, *lines, *alike], left)
@@ -61,12 +69,13 @@ def to_text(rows: list[Row]) -> str:
 FORMATS = {"text": to_text, "markdown": to_markdown, "json": to_json}
 
 
-def _tables(rows: list[Row]) -> list[Table]:
-    tables = []
+def _tables(rows: list[Row], stages: Sequence[tuple[str, ...]]) -> list[Table]:
+    tables = [Table(TABLE1, ARCHITECTURES, list(stages), left=4)] if stages else []
     for title in dict.fromkeys(row.table for row in rows):
         mine = [row for row in rows if row.table == title]
         if tuple(mine[0].values) != METRICS:
-            tables.append(Table(title, ACCURACIES, [_accuracies(row) for row in mine]))
+            header = (*ACCURACIES, "counted from") if "note" in mine[0].columns else ACCURACIES
+            tables.append(Table(title, header, [_accuracies(row) for row in mine]))
         elif mine[0].paper:
             lines = [(row.name, *_precisions(row)) for row in mine]
             tables.append(Table(title, ("network", "runs", *METRICS), lines))
@@ -78,15 +87,29 @@ def _tables(rows: list[Row]) -> list[Table]:
 
 
 def _accuracies(row: Row) -> tuple[str, ...]:
-    macs, params = row.values["macs"], row.values["params"]
-    unit, letter = (1e9, "G") if macs.mean >= 1e9 else (1e6, "M")
+    macs = row.values["macs"]
+    unit, letter = (1e9, "G") if macs and macs.mean >= 1e9 else (1e6, "M")
     paper = row.paper or Paper("", 0, "-", "-", "-", "-")
     return (
-        *(row.name, str(row.columns["size"]), str(row.columns["epochs"]), str(len(row.runs))),
-        *(row.values["top1"].to_text(), paper.top1, row.values["top5"].to_text(), paper.top5),
-        *(f"{macs.to_text(unit)} {letter}", paper.macs),
-        *(f"{params.to_text(1e6)} M", paper.params),
+        *(row.name, str(row.columns["size"]), str(row.columns["epochs"])),
+        str(len(row.runs)) if row.runs else "not run",
+        *(_text(row.values["top1"]), paper.top1, _text(row.values["top5"]), paper.top5),
+        *(_text(macs, unit, letter, paper.macs), paper.macs),
+        *(_text(row.values["params"], 1e6, "M", paper.params), paper.params),
+        *([row.columns["note"]] if "note" in row.columns else []),
     )
+
+
+def _text(spread: Spread | None, unit: float = 1, letter: str = "", paper: str = "-") -> str:
+    """A value with its unit; the difference to the paper's is added if it is above 5 %."""
+    if spread is None:
+        return "-"
+    text = f"{spread.to_text(unit)} {letter}".rstrip()
+    if paper == "-":
+        return text
+    theirs = float(paper.split()[0]) * {"M": 1e6, "G": 1e9}[paper.split()[-1]]
+    difference = spread.mean / theirs - 1
+    return f"{text} ({100 * difference:+.0f} %)" if abs(difference) > 0.05 else text
 
 
 def _precisions(row: Row) -> list[str]:
