@@ -75,8 +75,8 @@ def run_tool(name: str, *args, env=None, cwd=None, timeout=300) -> subprocess.Co
         command |= {"cwd": str(cwd or Path.cwd()), "stdout": str(out), "stderr": str(err)}
         print(json.dumps(command), file=warm_python().stdin, flush=True)
         status = int(warm_python().stdout.readline())
-        told = [path.read_text("utf-8") for path in (out, err)]
-    return subprocess.CompletedProcess(process["args"], status, *told)
+        output = [path.read_text("utf-8") for path in (out, err)]
+    return subprocess.CompletedProcess(process["args"], status, *output)
 
 
 def assert_refused(done: subprocess.CompletedProcess, *fragments: str) -> None:
@@ -91,7 +91,7 @@ def assert_refused(done: subprocess.CompletedProcess, *fragments: str) -> None:
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory) -> Path:
-    """Class folders of three colours that are easily told apart."""
+    """Class folders of three colours that are easily distinguished."""
     from pretrain_helpers import make_folders
 
     return make_folders(tmp_path_factory.mktemp("colours"))

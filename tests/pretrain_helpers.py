@@ -91,10 +91,10 @@ def assert_same_run(folder, reference):
         folders = {"path": None, "config": None}  # the config names another OUTPUT_DIR
         assert_same(one | folders, other | folders, name)
 
-    def told(folder):
+    def lines_of(folder):
         return [line | {"images_per_second": 0} for line in metrics(folder)]
 
-    assert told(folder) == told(reference)
+    assert lines_of(folder) == lines_of(reference)
 
 
 def metric_lines(output):

@@ -184,7 +184,7 @@ print(json.dumps(found))
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise Failure(
-            f"a detectron2 is installed but does not import ({reason[0]}): mend it, or first run "
+            f"a detectron2 is installed but does not import ({reason[0]}): repair it, or first run "
             "pip uninstall detectron2"
         )
     found = json.loads(result.stdout.splitlines()[-1])

@@ -14,7 +14,7 @@ from randwire_det.run import cli
 
 with cli.quiet_imports():
     from pretrain.config import add_config_arguments, read_config
-    from randwire_det.run.launch import launch, restarted, told_once
+    from randwire_det.run.launch import launch, reported_once, restarted
 
 
 def parse_args():
@@ -46,7 +46,7 @@ def parse_args():
 
 def main() -> int:
     args = parse_args()
-    cfg = told_once(lambda: read_config(args))
+    cfg = reported_once(lambda: read_config(args))
     status = launch(args.num_gpus)
     if status is not None:
         return status

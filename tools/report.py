@@ -75,8 +75,8 @@ def main():
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.dataset and not args.run:
         raise UsageError(f"--dataset {args.dataset} is one of an OUTPUT_DIR; give that, too")
-    told = of_run(Path(args.run), args.dataset) if args.run and len(given) < len(names) else {}
-    files = told | given
+    recorded = of_run(Path(args.run), args.dataset) if args.run and len(given) < len(names) else {}
+    files = recorded | given
     missing = [f"--{name}" for name in names if not files.get(name)]
     if missing:
         raise UsageError(f"missing {', '.join(missing)}; give them, or an OUTPUT_DIR that has them")
@@ -85,7 +85,7 @@ def main():
         from randwire_det.coco.report import write_report
 
     # What the run tells of its evaluation is true of its own files alone.
-    own = told if given.keys().isdisjoint(("json", "results")) else {}
+    own = recorded if given.keys().isdisjoint(("json", "results")) else {}
     report = write_report(
         *(files[name] for name in names),
         title=args.title or own.get("title", ""),

@@ -44,7 +44,7 @@ def parse_args():
 
 
 def read(folders: list[Path], warn: Callable[[str], None]) -> list[Row]:
-    """Rows of the runs, those of pretraining first; `warn` is told of what is left out."""
+    """Rows of the runs, those of pretraining first; `warn` is called for what is left out."""
     detectors = [folder for folder in folders if detection.is_detection(folder)]
     classifiers = [folder for folder in folders if folder not in detectors]
     rows = []

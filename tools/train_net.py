@@ -16,7 +16,7 @@ with cli.quiet_imports():
     from randwire_det.detection import commands
     from randwire_det.detection.config import read_config
     from randwire_det.detection.processes import introduce
-    from randwire_det.run.launch import launch, restarted, told_once
+    from randwire_det.run.launch import launch, reported_once, restarted
     from randwire_det.run.parallel import joined
 
 EXAMPLE = """example:
@@ -42,7 +42,7 @@ def parse_args():
 
 def main() -> int | None:
     args = parse_args()
-    cfg = told_once(lambda: build_config(args))
+    cfg = reported_once(lambda: build_config(args))
     args.config_file = config_path(args.config_file)
     status = launch(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     if status is not None:

@@ -24,7 +24,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def told_once(call: Callable[[], Result]) -> Result:
+def reported_once(call: Callable[[], Result]) -> Result:
     """Run `call`; if every rank would fail with the same user error, only rank 0 reports it."""
     try:
         return call()

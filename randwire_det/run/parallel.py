@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UsageError, UserError
-from .launch import restarted, told_once
+from .launch import reported_once, restarted
 from .stopping import AskedToStop, ends_at_ctrl_c
 
 REFUSED = "randwire_det/refused"  # key of a launch's store
@@ -142,7 +142,7 @@ def joined() -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with ends_at_ctrl_c():
         launch_store, _, _ = next(dist.rendezvous("env://"))
-        told_once(lambda: _refuse_again(launch_store))
+        reported_once(lambda: _refuse_again(launch_store))
         if size > 1:
             store = _of_this_start(launch_store, size)
             dist.init_process_group(backend, store=store, rank=world.rank, world_size=size)

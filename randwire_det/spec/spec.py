@@ -2,7 +2,7 @@
 
 A `NetworkSpec` says which operations a trunk performs and how the data flows, without any weight
 (section 3.1: "symbolic"). It is JSON-able, versioned and validated, and its digest covers exactly
-what defines the function, so that two files can be told apart or found equal by one string.
+what defines the function, so that one string tells whether two files are equal.
 """
 
 import hashlib

@@ -140,8 +140,8 @@ def read_study(path: str, overrides: list[str] | None = None) -> Study:
     """Read a study's file, or the shipped one of that name.
 
     Args:
-        overrides: KEY VALUE pairs in place of the file's: keys of the study, values as in YAML, and
-            SET.<config key>.
+        overrides: KEY VALUE pairs in place of the file's: keys of the study, with values as in YAML
+            (null removes the key), and SET.<config key>.
 
     Raises:
         UsageError: no such file, an unknown or missing key, or a bad value.
@@ -170,7 +170,7 @@ def _overridden(content: dict, overrides: list[str]) -> dict:
             content["SET"] = content.get("SET", {}) | {key.removeprefix("SET."): value}
         else:
             content[key] = value
-    return content
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def _checked(path: str, content: dict) -> Study:

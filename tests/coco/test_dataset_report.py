@@ -1,4 +1,4 @@
-"""Faults put into a real COCO-format set: each is told, and fatal is what stops detectron2."""
+"""Faults put into a real COCO-format set: each is reported, and fatal is what stops detectron2."""
 
 import itertools
 import json

@@ -28,7 +28,7 @@ def errors_of(truth, results):
     return break_down(match(evaluate(truth, results)))
 
 
-# A cat at BOX and what was detected: the one error, and the AP50 that mending it gains.
+# A cat at BOX and what was detected: the one error, and the AP50 that correcting it gains.
 SINGLE = {
     "classification": ([(1, DOG, BOX, 0.9)], 100),
     "localisation": ([(1, CAT, OFF, 0.9)], 100),

@@ -48,12 +48,12 @@ def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):
         command = [TOOL, "--num-machines", "2", "--machine-rank", str(machine), "--dist-url", url]
         command += ["--config-file", CONFIG, *keys]
         processes.append(start_python(*command, env={"DETECTRON2_DATASETS": str(shapes)}))
-    told = [process.communicate(timeout=100) for process in processes]
+    outputs = [process.communicate(timeout=100) for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
-    errors = "".join(err for _, err in told)
+    errors = "".join(err for _, err in outputs)
     assert errors.count("error: ") == 1
     assert "SOLVER.BASE_LR (0.001 and 0.002)" in errors
-    assert f"waiting for the others at {url}" in told[0][0]
+    assert f"waiting for the others at {url}" in outputs[0][0]
 
 
 def test_two_processes_evaluate_as_one(shapes, two, tmp_path):

@@ -70,13 +70,13 @@ def _start(root, output, *, workers):
 
 
 def _read_until_it_saves(process, *, times):
-    told = []
+    lines = []
     for line in process.stdout:
-        told.append(line)
+        lines.append(line)
         times -= "Saving checkpoint to" in line
         if not times:
             return
-    raise AssertionError("".join(told))
+    raise AssertionError("".join(lines))
 
 
 def _any_longer(output, old, size):

@@ -423,11 +423,12 @@ def test_the_command_skips_what_it_cannot_read_and_names_it(detector, pictures, 
     done = run_tool("predict.py", *options, "--input", "photos", cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    told = done.stderr.splitlines()
-    assert sum("passed over in photos, hidden: 1 files: ._colour.png" in line for line in told) == 1
+    lines = done.stderr.splitlines()
+    hidden = "passed over in photos, hidden: 1 files: ._colour.png"
+    assert sum(hidden in line for line in lines) == 1
     for name in ("broken.jpg", "cut.jpg", "pipe.png", "round.png"):
-        assert sum(f"skipped photos/{name}: it cannot be read" in line for line in told) == 1
-        assert name in told[-1]
+        assert sum(f"skipped photos/{name}: it cannot be read" in line for line in lines) == 1
+        assert name in lines[-1]
     assert "out/predictions.json" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [*SIZES, "predictions.json"]

@@ -30,7 +30,7 @@ def specs(draw):
     """Any generator, width and regime, with conv3 a single convolution now and then."""
     nodes = draw(st.integers(2, 9))
     generator = draw(st.sampled_from(["er", "ba", "ws"]))
-    # Other tests of a process may have told torch to flush subnormal numbers.
+    # Other tests of a process may have set torch to flush subnormal numbers.
     chance = st.floats(0, 1, allow_subnormal=False)
     theta = {
         "er": lambda: {"p": draw(chance)},

@@ -189,7 +189,7 @@ def test_processes_whose_launcher_was_killed_stop_too(colours, tmp_path):
     assert resume.checkpoints(output)
 
 
-def test_a_mistake_is_told_once(colours, tmp_path):
+def test_a_mistake_is_reported_once(colours, tmp_path):
     """By whichever process meets it: each reads other images."""
     root = make_folders(tmp_path / "images", train=8, val=1)
     corrupt = root / "train" / "red" / "3.jpg"
@@ -203,8 +203,8 @@ def test_a_mistake_is_told_once(colours, tmp_path):
         done = launch("--num-gpus", "--config-file", config, *args)
         assert done.returncode == status
         assert len(done.stderr.splitlines()) == 1 and word in done.stderr
-    told = launch("torchrun", "--config-file", config, "SOLVER.BATCHSIZE", 8).stderr
-    assert told.count("error: ") == 1 and "did you mean SOLVER.BATCH_SIZE" in told
+    errors = launch("torchrun", "--config-file", config, "SOLVER.BATCHSIZE", 8).stderr
+    assert errors.count("error: ") == 1 and "did you mean SOLVER.BATCH_SIZE" in errors
 
 
 def test_a_run_goes_on_with_another_number_of_processes(colours, two, tmp_path):

@@ -131,7 +131,7 @@ def test_any_torch_reads_the_file_as_plain_data(tmp_path, kind):
     data = torch.load(tmp_path / "x.pth", weights_only=True)
     assert set(data["model"]) == set(classifier().state_dict())
     assert type(data["spec"]) is type(data["preprocessing"]) is dict
-    # detectron2's checkpointer guesses names only where told to: a classifier's trunk, not its own.
+    # detectron2's checkpointer guesses names only if asked to: a classifier's trunk, not its own.
     assert data["matching_heuristics"] is (kind == "classifier")
 
 

@@ -44,12 +44,12 @@ ENDINGS = {
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_process_of_several_leaves_before_the_interpreter_is_taken_down(ending, size, tmp_path):
     """gloo's threads abort it there, once in twenty runs on a busy machine; nothing may be lost."""
-    status, told = ENDINGS[ending]
+    status, printed = ENDINGS[ending]
     done = run_python(
         *["-c", SCRIPT.format(ending=ending), tmp_path / "log.txt"],
         env={"WORLD_SIZE": str(size), "RANK": "0"},
     )
-    assert (done.returncode, done.stderr) == (status, told)
+    assert (done.returncode, done.stderr) == (status, printed)
     assert (tmp_path / "log.txt").read_text() == "the last line"
     assert done.stdout.startswith("done\n")
     assert ("taken down" in done.stdout) == (size == 1)

@@ -29,13 +29,13 @@ LIMIT = 20  # seconds
 
 @pytest.mark.parametrize("dead", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "reason"),
     [
         ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
         ("os._exit(3)", "ended with status 3"),
     ],
 )
-def test_one_that_ended_ends_those_that_wait_for_it(monkeypatch, capfd, dead, end, told):
+def test_one_that_ended_ends_those_that_wait_for_it(monkeypatch, capfd, dead, end, reason):
     """Whichever it is: none of them can do anything about it."""
     monkeypatch.setattr(launch, "GRACE", 0.1)
 
@@ -46,8 +46,8 @@ def test_one_that_ended_ends_those_that_wait_for_it(monkeypatch, capfd, dead, en
     status = launch._wait(children)
     codes = [children[rank].returncode for rank in range(3) if rank != dead]
     assert codes == [-signal.SIGKILL] * 2
-    assert status == (137 if "KILL" in told else 3)
-    assert capfd.readouterr().err == f"process {dead} {told}, and so the run ended\n"
+    assert status == (137 if "KILL" in reason else 3)
+    assert capfd.readouterr().err == f"process {dead} {reason}, and so the run ended\n"
 
 
 def test_one_that_stopped_leaves_the_others_their_time(monkeypatch, capfd):

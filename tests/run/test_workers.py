@@ -47,12 +47,12 @@ def in_small_shared_memory(size, calls, path):
         if (pid := os.fork()) == 0:
             try:
                 mount_small_shared_memory(size)
-                told = message_of(call)
+                message = message_of(call)
             except PermissionError:
-                told = None
+                message = None
             except BaseException as error:
-                told = f"not as it should be: {error!r}"
-            (path / str(number)).write_text(json.dumps(told))
+                message = f"not as it should be: {error!r}"
+            (path / str(number)).write_text(json.dumps(message))
             os._exit(0)
         processes.append(pid)
     deadline = time.monotonic() + 100
@@ -91,17 +91,17 @@ def test_shared_memory_that_is_too_small_ends_the_run_in_one_line(
     calls = [lambda: pretraining(2), lambda: pretraining(8), detection, detection_test]
     capfd.readouterr()
     try:
-        told = in_small_shared_memory("64k", calls, tmp_path)
+        messages = in_small_shared_memory("64k", calls, tmp_path)
     finally:
         DatasetCatalog.pop("shapes")
         MetadataCatalog.pop("shapes")
-    if None in told:
+    if None in messages:
         pytest.skip("mounting is not permitted here")
-    for message in told:
+    for message in messages:
         assert "No space left on device" in message, message
         assert "/dev/shm holds 64 KiB" in message and "--shm-size" in message
-    assert "cannot be started" in told[1] and "DATA.NUM_WORKERS" in told[1]
-    assert "DATALOADER.NUM_WORKERS" in told[2]
+    assert "cannot be started" in messages[1] and "DATA.NUM_WORKERS" in messages[1]
+    assert "DATALOADER.NUM_WORKERS" in messages[2]
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -13,7 +13,7 @@ from randwire_det import NetworkSpec, generate
 from randwire_det.errors import UserError
 
 # SHA-256 of the stages of WS(4, 0.75), N=32, for seeds 1 to 5. Everyone's published weights stand
-# on these: if one changes, a checkpoint trained before can no longer be told to fit.
+# on these: if one changes, a checkpoint trained before no longer fits.
 GOLDEN = {
     ("small", 78): (
         "2764385b8aafe73b5d1d2f68730bc6300d9f298b6a1ec627b9c0399fc5ad53dd",

@@ -98,8 +98,8 @@ def test_what_a_column_tells_is_not_told_again_in_the_name(tmp_path):
     two = classifier_run(tmp_path / "two", tiny_spec(seed=2), SOLVER__EPOCHS=50)
     three = classifier_run(tmp_path / "three", tiny_spec(seed=3), INPUT__TEST_SIZE=48)
     rows = rows_of(one, two, three)
-    told = [(row.columns["epochs"], row.columns["size"]) for row in rows]
-    assert told == [(100, 32), (50, 32), (100, 48)]
+    printed = [(row.columns["epochs"], row.columns["size"]) for row in rows]
+    assert printed == [(100, 32), (50, 32), (100, 48)]
     assert len({row.name for row in rows}) == 1
 
 
