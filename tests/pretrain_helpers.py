@@ -10,6 +10,7 @@ from conftest import REPO, run_tool, start_python
 from PIL import Image
 from process_helpers import assert_same
 
+from pretrain import data
 from pretrain.config import get_cfg
 from randwire_det.config.files import merge_config
 from randwire_det.errors import UserError
@@ -95,6 +96,11 @@ def assert_same_run(folder, reference):
         return [line | {"images_per_second": 0} for line in metrics(folder)]
 
     assert lines_of(folder) == lines_of(reference)
+
+
+def loaded(dataset, plan, batch_size, workers=0):
+    loader = data.Loader(dataset, workers=workers, prefetch=2)
+    return list(loader(np.split(plan, range(batch_size, len(plan), batch_size))))
 
 
 def metric_lines(output):

@@ -74,7 +74,7 @@ def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -
     threads = max(1, cores // processes)
     if machines > 1:
         print(f"machine {machine} of {machines}: waiting for the others at {url}", flush=True)
-    store = _meeting_point(url if machines > 1 else "", host_it=machine == 0)
+    store = meeting_point(url if machines > 1 else "", host_it=machine == 0)
     shared = {
         "WORLD_SIZE": processes * machines,
         "LOCAL_WORLD_SIZE": processes,
@@ -95,7 +95,7 @@ def launch(processes: int, machines: int = 1, machine: int = 0, url: str = "") -
     return _wait(children)
 
 
-def _meeting_point(url: str, *, host_it: bool):
+def meeting_point(url: str, *, host_it: bool):
     """The rendezvous store; without `url` on a free port.
 
     The launcher hosts it, as torchrun does, so that no worker has to bind a port.

@@ -309,7 +309,7 @@ def test_what_only_other_programs_would_measure_wrongly_is_a_warning_of_test_set
     assert "area -205" in report.warnings[1].examples[0]
 
 
-def test_what_follows_from_another_fault_is_not_told_too(coco):
+def test_what_follows_from_another_fault_is_not_reported_too(coco):
     """Its cure would mislead: the classes are there, and so is what there is to learn."""
     for category in coco.content["categories"]:
         category["name"] = category["id"]

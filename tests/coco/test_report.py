@@ -40,7 +40,7 @@ SINGLE = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_error_is_told_apart_and_costs_what_it_costs(kind):
+def test_each_kind_of_error_is_distinguished_and_costs_what_it_costs(kind):
     detections, gain = SINGLE[kind]
     errors = errors_of(make_truth((1, CAT, BOX)), make_results(*detections))
     assert errors.counts == {name: int(name == kind) for name in KINDS}

@@ -137,7 +137,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_image_that_is_no_good_is_told_in_one_line(cfg, root, damage):
+def test_an_image_that_is_no_good_is_reported_in_one_line(cfg, root, damage):
     path = root / "images" / "3.png"
     spoil, reason = DAMAGES[damage]
     spoil(path)
@@ -162,7 +162,7 @@ def test_a_mistake_in_mapper_or_annotation_keeps_its_traceback(cfg, workers):
     assert "transform_instance_annotations" in text
 
 
-def test_a_killed_worker_is_told_in_one_line_when_a_batch_is_due(cfg):
+def test_a_killed_worker_is_reported_in_one_line_when_a_batch_is_due(cfg):
     """And not while the main process is at something else, where others may wait for it."""
     loader = train_loader(DatasetCatalog.get("shapes"), DatasetMapper(cfg, True), workers=1)
     others = set(multiprocessing.active_children())

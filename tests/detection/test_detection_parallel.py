@@ -39,7 +39,7 @@ def test_both_launchers_train_the_same(shapes, two, tmp_path):
         assert ours.model[name].equal(value), name
 
 
-def test_machines_started_with_other_keys_are_told_apart(shapes, tmp_path):
+def test_machines_started_with_other_keys_are_distinguished(shapes, tmp_path):
     """Two machines on this one; their weights would drift apart without a word."""
     url = f"tcp://127.0.0.1:{free_port()}"
     processes = []

@@ -149,7 +149,7 @@ def test_other_weights_are_left_to_their_loader(tmp_path, pretrained, warnings):
         assert warnings() == [], path
 
 
-def test_a_config_without_our_keys_is_told_what_to_call(tmp_path):
+def test_a_config_without_our_keys_names_what_to_call(tmp_path):
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = BUILDERS[1]
     for build in (build_backbone, build_model, RandWireTrainer):

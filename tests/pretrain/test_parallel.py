@@ -28,7 +28,7 @@ from randwire_det.detection.checkpointer import RandWireCheckpointer
 from randwire_det.errors import EXIT_STOPPED, UsageError
 from randwire_det.run import parallel
 from randwire_det.run.checkpoint import load_checkpoint
-from randwire_det.run.launch import _meeting_point
+from randwire_det.run.launch import meeting_point
 from randwire_det.run.stopping import Stopping
 
 pytestmark = pytest.mark.slow_suite
@@ -168,7 +168,7 @@ def test_sigterm_to_the_launcher_stops_all_processes_at_one_step(colours, two, t
     assert_same_run(output, two)
 
 
-def test_the_reason_is_told_of_whichever_process_was_asked_to_stop(colours, tmp_path):
+def test_the_reason_is_that_of_whichever_process_was_asked_to_stop(colours, tmp_path):
     config = tiny_file(colours, tmp_path / "run")
     process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
     wait_until(process, lambda: metric_lines(tmp_path / "run") >= 1)
@@ -218,7 +218,7 @@ def test_a_run_goes_on_with_another_number_of_processes(colours, two, tmp_path):
     assert load_checkpoint(output / "model_final.pth").progress["iteration"] == 27
 
 
-def test_a_killed_process_is_told_by_the_launcher(colours, tmp_path):
+def test_a_killed_process_is_reported_by_the_launcher(colours, tmp_path):
     output = tmp_path / "run"
     config = tiny_file(colours, output)
     process = start("--config-file", config, "--num-gpus", 2, "SOLVER.EPOCHS", 500)
@@ -248,7 +248,7 @@ def test_what_was_refused_is_refused_when_torchrun_starts_it_again(monkeypatch):
 
 
 def launcher_waits(port):
-    _meeting_point(f"tcp://127.0.0.1:{port}", host_it=False)
+    meeting_point(f"tcp://127.0.0.1:{port}", host_it=False)
 
 
 def process_waits(port):

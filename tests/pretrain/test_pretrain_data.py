@@ -1,31 +1,21 @@
-"""The images of the pretraining: which ones, how they are prepared, what broken ones do."""
+"""The images of the pretraining: order, seeds, workers, and how they are prepared."""
 
-import logging
 import multiprocessing
 import os
 import random
 import resource
-import shutil
 import signal
-import struct
-import warnings
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from conftest import REPO, run_python
 from PIL import Image
-from pretrain_helpers import EPOCH_LENGTH, bomb, make_folders, message_of, tiny
-from torchvision.datasets import ImageFolder
+from pretrain_helpers import EPOCH_LENGTH, loaded, make_folders, message_of, tiny
 from torchvision.transforms import RandomResizedCrop
 
 from pretrain import augment, data
-from pretrain.folders import ImageIndex
-from randwire_det.errors import UserError
 from randwire_det.run.checkpoint import Preprocessing
-
-LONG_AGO = 10**18  # ns; a folder that changed just now is not yet kept in an index
 
 
 @pytest.fixture(scope="module")
@@ -33,30 +23,10 @@ def folders(tmp_path_factory):
     return make_folders(tmp_path_factory.mktemp("colours"))
 
 
-def loaded(dataset, plan, batch_size, workers=0):
-    loader = data.Loader(dataset, workers=workers, prefetch=2)
-    return list(loader(np.split(plan, range(batch_size, len(plan), batch_size))))
-
-
 def assert_same(some, others):
     for one, other in zip(some, others, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
         assert one.bad == other.bad
-
-
-@contextmanager
-def log_lines():
-    """What the pretraining logs meanwhile."""
-    lines, handler = [], logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger, level = logging.getLogger("pretrain"), logging.getLogger("pretrain").level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 # --- order, seeds, workers ------------------------------------------------------------------------
@@ -133,7 +103,7 @@ print(len(next(batches).labels))
     assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
-def test_a_killed_worker_is_told_in_one_line(folders, tmp_path):
+def test_a_killed_worker_is_reported_in_one_line(folders, tmp_path):
     train_data, _ = data.open_data(tiny(folders, tmp_path / "run"))
     others = set(multiprocessing.active_children())
 
@@ -263,336 +233,3 @@ def test_images_smaller_than_the_crop_and_of_other_modes(tmp_path):
     for dataset in data.open_data(tiny(root, tmp_path / "run")):
         (batch,) = loaded(dataset, data.in_order(4), 4)
         assert batch.images.shape == (4, 32, 32, 3) and batch.bad == []
-
-
-# --- which images ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def odd_tree(tmp_path):
-    """Nested, linked, oddly named; ImageFolder does not open a file to list it."""
-    root, elsewhere = tmp_path / "odd", tmp_path / "elsewhere" / "deep"
-    files = ["b/2.JPEG", "b/10.jpg", "b/x/1.png", "b/x.y/1.webp", "b/x-y/z/3.tiff", "b/notes.txt"]
-    files += ["a/Z.bmp", "a/a.ppm", "a/\u00e9.pgm", "a/\U0001f600.jpg", "C d/3.jpg", "1.jpg"]
-    for file in [*(root / each for each in files), elsewhere / "far.jpg"]:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    with open(os.path.join(os.fsencode(root), b"a", b"\xff.jpg"), "wb"):
-        pass  # a name that is not UTF-8
-    (root / "linked").symlink_to(elsewhere.parent)
-    (root / "a" / "inner").symlink_to(elsewhere)
-    (root / "a" / "dangling.jpg").symlink_to(root / "nowhere")
-    return root
-
-
-def age(root):
-    """Let every folder have changed long ago."""
-    for folder in {root, *(path for path in root.rglob("*") if path.is_dir())}:
-        os.utime(folder, ns=(LONG_AGO, LONG_AGO))
-        for inner in folder.iterdir():
-            if inner.is_symlink() and inner.is_dir():
-                age(inner)
-
-
-def samples(images):
-    paths = [os.path.join(images.root, os.fsdecode(path)) for path in images.paths]
-    return list(zip(paths, images.labels.tolist(), strict=True))
-
-
-def test_hidden_files_are_passed_over_and_other_endings_named(odd_tree):
-    """macOS' ._x.jpg stopped the first epoch, and .ipynb_checkpoints was a class."""
-    before = ImageIndex("").images(odd_tree)
-    for name in ("a/._Z.bmp", "b/x/.1.png", ".ipynb_checkpoints/1.jpg", "b/.cache/1.jpg"):
-        (odd_tree / name).parent.mkdir(exist_ok=True)
-        (odd_tree / name).touch()
-    (odd_tree / "b" / "x" / "moving.GIF").touch()
-    (odd_tree / "a" / "README").touch()
-    with log_lines() as lines:
-        after = ImageIndex("").images(odd_tree)
-    assert after.classes == before.classes
-    assert samples(after) == samples(before)
-    (line,) = [line for line in lines if line.startswith(f"passed over in {odd_tree}: ")]
-    for part in (
-        "4 hidden (first: .ipynb_checkpoints)",
-        "1 outside the class folders (first: 1.jpg)",
-        "1 with the ending .gif (first: b/x/moving.GIF)",
-        "1 with the ending .txt (first: b/notes.txt)",
-        "1 without an ending (first: a/README)",
-    ):
-        assert part in line
-
-
-def test_links_that_lead_back_are_not_followed(odd_tree):
-    """Each image once; two such links in one folder would make 2^40 of its images."""
-    before = ImageIndex("").images(odd_tree)
-    for name in ("b/x/back", "b/x/again"):
-        (odd_tree / name).symlink_to(odd_tree / "b")
-    with log_lines() as lines:
-        after = ImageIndex("").images(odd_tree)
-    assert samples(after) == samples(before)
-    assert any("2 links to a folder that they are in (first: b/x/" in line for line in lines)
-
-
-def test_a_val_folder_without_class_folders_says_what_to_do(small):
-    for image in sorted((small / "val").glob("*/*.jpg")):
-        image.rename(small / "val" / f"{image.parent.name}_{image.name}")
-        image.parent.rmdir()
-    message = refusal(small)
-    assert f"{small / 'val'}: holds no class folder but 3 images; move each" in message
-
-
-def test_images_order_and_labels_are_those_of_image_folder(odd_tree, tmp_path):
-    theirs = ImageFolder(odd_tree)
-    age(odd_tree)
-    index = ImageIndex(tmp_path / "index")
-    for images in (index.images(odd_tree), index.images(odd_tree)):  # scanned, then from the index
-        assert images.classes == theirs.classes
-        assert samples(images) == theirs.samples
-    assert len(list((tmp_path / "index").iterdir())) == 1
-
-
-def scans(index, root):
-    """Whether going through the folders was needed; and the images are right anyhow."""
-    with log_lines() as lines:
-        images = index.images(root)
-    assert samples(images) == ImageFolder(root, allow_empty=True).samples
-    if not lines:
-        return False
-    assert f"scanning {root}" in lines[0] and str(len(images.paths)) in lines[1]
-    return True
-
-
-def test_an_unchanged_tree_is_not_gone_through_again(odd_tree, tmp_path):
-    def noticed_once(folder, seconds):
-        """As if the folder had changed so long after LONG_AGO."""
-        os.utime(folder, ns=(LONG_AGO, LONG_AGO + seconds * 10**9))
-        return scans(index, odd_tree) and not scans(index, odd_tree)
-
-    index = ImageIndex(tmp_path / "index")
-    age(odd_tree)
-    assert scans(index, odd_tree)
-    assert not scans(index, odd_tree) and not scans(ImageIndex(tmp_path / "index"), odd_tree)
-    inner = odd_tree / "b" / "x-y" / "z"
-    linked = odd_tree / "linked" / "deep"
-    (inner / "new.jpg").touch()
-    assert noticed_once(inner, 1)
-    (inner / "new.jpg").unlink()
-    assert noticed_once(inner, 2)
-    (linked / "new.jpg").touch()
-    assert noticed_once(linked, 1)
-    (odd_tree / "b").rename(odd_tree / "bb")
-    assert noticed_once(odd_tree, 1)
-    shutil.rmtree(odd_tree / "bb")
-    assert noticed_once(odd_tree, 2)
-
-
-def test_a_tree_that_may_still_be_changing_is_not_kept(odd_tree, tmp_path):
-    index = ImageIndex(tmp_path / "index")
-    age(odd_tree)
-    (odd_tree / "b" / "x" / "new.jpg").touch()
-    assert scans(index, odd_tree) and scans(index, odd_tree)
-    assert not (tmp_path / "index").exists()
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * len(whole)],
-)
-def test_a_broken_index_is_written_anew(odd_tree, tmp_path, spoil):
-    index = ImageIndex(tmp_path / "index")
-    age(odd_tree)
-    index.images(odd_tree)
-    (file,) = (tmp_path / "index").iterdir()
-    file.write_bytes(spoil(file.read_bytes()))
-    assert scans(index, odd_tree) and not scans(index, odd_tree)
-
-
-def test_trees_do_not_share_an_index(odd_tree, tmp_path):
-    index, other = ImageIndex(tmp_path / "index"), tmp_path / "other"
-    (other / "a").mkdir(parents=True)
-    (other / "a" / "1.jpg").touch()
-    for root in (odd_tree, other):
-        age(root)
-        assert scans(index, root)
-    assert not scans(index, odd_tree) and not scans(index, other)
-
-
-def test_where_no_index_can_be_written_one_warning_says_so(odd_tree, tmp_path):
-    (tmp_path / "file").touch()
-    age(odd_tree)
-    index = ImageIndex(tmp_path / "file" / "index")
-    with log_lines() as lines:
-        assert len(index.images(odd_tree).paths) == len(index.images(odd_tree).paths) > 0
-    warned = [line for line in lines if "DATA.INDEX_DIR" in line]
-    assert len(warned) == 1 and str(tmp_path / "file" / "index") in warned[0]
-    assert scans(ImageIndex(""), odd_tree)
-
-
-# --- what is wrong with the folders ---------------------------------------------------------------
-
-
-@pytest.fixture
-def small(tmp_path):
-    return make_folders(tmp_path / "small", train=2, val=1)
-
-
-def refusal(root):
-    """What opening both says; nothing must be written for it but perhaps an index."""
-    message = message_of(data.open_data, tiny(root, root.parent / "run"))
-    assert not (root.parent / "run").exists()
-    return message
-
-
-@pytest.mark.parametrize("missing", [["train"], ["val"], ["train", "val"]])
-def test_missing_folders_are_all_named(small, missing):
-    for split in missing:
-        shutil.rmtree(small / split)
-    message = refusal(small)
-    for split in ("train", "val"):
-        assert (f"{small / split}: no such folder" in message) == (split in missing)
-    if "val" in missing:
-        assert str(small / "val") in message_of(data.open_val, tiny(small, small.parent / "run"))
-
-
-def test_a_root_without_class_folders_or_images(small):
-    for inner in ("blue", "green", "red"):
-        shutil.rmtree(small / "train" / inner)
-        for file in (small / "val" / inner).iterdir():
-            file.rename(file.with_suffix(".txt"))
-    message = refusal(small)
-    assert f"{small / 'train'}: holds no class folder" in message
-    assert f"{small / 'val'}: no image in any of its 3 class folders" in message
-    assert ".jpeg" in message
-
-
-def test_classes_on_one_side_alone(small):
-    (small / "val" / "red").rename(small / "val" / "rot")
-    message = refusal(small)
-    assert f"1 only in {small / 'train'} (red)" in message
-    assert f"1 only in {small / 'val'} (rot)" in message
-    (small / "train" / "red").rename(small / "train" / "rot")
-    data.open_data(tiny(small, small.parent / "run"))
-    shutil.rmtree(small / "train" / "rot")
-    message = refusal(small)
-    assert f"1 only in {small / 'val'} (rot)" in message and message.count("only in") == 1
-
-
-def test_empty_classes_are_counted_and_the_first_few_named(small):
-    for name in ("k0", "k1", "k2", "k3", "k4"):
-        for split in ("train", "val"):
-            (small / split / name).mkdir()
-            if split == "val":
-                Image.new("RGB", (8, 8)).save(small / split / name / "1.png")
-    message = refusal(small)
-    assert f"{small / 'train'}: 5 classes without any image: k0, k1, k2, ..." in message
-    assert f"{small / 'val'}: " not in message
-    assert len(data.open_val(tiny(small, small.parent / "run"))) == 8
-
-
-def test_all_problems_come_at_once(small):
-    (small / "train" / "none").mkdir()
-    (small / "val" / "alone").mkdir()
-    message = refusal(small)
-    for part in ("1 classes without any image: none", "without any image: alone", "only in"):
-        assert part in message
-
-
-# --- broken images --------------------------------------------------------------------------------
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:700])
-
-
-def zero_bytes(path):
-    path.write_bytes(b"")
-
-
-def text(path):
-    path.write_text("<html>404 not found</html>")
-
-
-def gone(path):
-    path.unlink()
-
-
-BREAKAGES = [truncated, zero_bytes, text, gone, bomb]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("spoil", BREAKAGES)
-def test_a_broken_image_is_named_in_one_line(small, spoil, workers):
-    sets = data.open_data(tiny(small, small.parent / "run"))
-    for dataset, split in zip(sets, ("train", "val"), strict=True):
-        path = small / split / "green" / "0.jpg"
-        spoil(path)
-        plan = data.in_order(len(dataset))
-        message = message_of(loaded, dataset, plan, 2, workers)
-        assert message.startswith(f"{path}: ") and message.count(str(path)) == 1
-        assert "DATA.ON_BAD_IMAGE" in message
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("spoil", BREAKAGES)
-def test_a_broken_image_is_skipped_where_asked(small, spoil, workers):
-    train_data, val_data = data.open_data(
-        tiny(small, small.parent / "run", "DATA.ON_BAD_IMAGE", "skip")
-    )
-    bad = [str(small / "train" / "blue" / "1.jpg"), str(small / "val" / "green" / "0.jpg")]
-    plan = data.in_order(6)  # the same seed everywhere
-    whole = loaded(train_data, plan, 6)[0].images
-    for path in bad:
-        spoil(small / path)
-    (batch,) = loaded(train_data, plan, 6, workers)  # blue, blue, green, green, red, red
-    assert batch.labels.tolist() == [0, 1, 1, 1, 2, 2] and batch.bad == bad[:1]
-    assert torch.equal(batch.images, whole[[0, 2, 2, 3, 4, 5]])
-    first, left_out, last = loaded(val_data, data.in_order(3), 1, workers)
-    assert (first.labels.tolist(), last.labels.tolist()) == ([0], [2])
-    assert left_out.images.shape == (0, 32, 32, 3) and left_out.images.dtype == torch.uint8
-    assert left_out.labels.shape == (0,) and left_out.labels.dtype == torch.int64
-    assert (first.bad, left_out.bad, last.bad) == ([], bad[1:], [])
-
-
-def test_after_the_last_image_comes_the_first(small):
-    train_data, _ = data.open_data(tiny(small, small.parent / "run", "DATA.ON_BAD_IMAGE", "skip"))
-    zero_bytes(small / "train" / "red" / "1.jpg")
-    (batch,) = loaded(train_data, data.in_order(6)[5:], 1)
-    assert batch.labels.tolist() == [0]
-
-
-@pytest.mark.parametrize("images", [5, 150])
-def test_a_data_set_of_broken_images_ends_in_an_error(tmp_path, images):
-    root = make_folders(tmp_path / "images", classes=("blue",), train=1, val=1)
-    for number in range(images):
-        zero_bytes(root / "train" / "blue" / f"{number}.jpg")
-    train_data, _ = data.open_data(tiny(root, tmp_path / "run", "DATA.ON_BAD_IMAGE", "skip"))
-    message = message_of(loaded, train_data, data.in_order(images)[:2], 2)
-    assert f"the {min(images, 100) - 1} images after it" in message
-
-
-def test_reading_goes_on_after_a_broken_image(small):
-    train_data, _ = data.open_data(tiny(small, small.parent / "run"))
-    zero_bytes(small / "train" / "blue" / "1.jpg")
-    loader = data.Loader(train_data, workers=2, prefetch=2)
-    plan = data.in_order(6)
-    with pytest.raises(UserError):
-        list(loader(np.split(plan, 6)))
-    assert [batch.labels.tolist() for batch in loader([plan[2:4], plan[4:]])] == [[1, 1], [2, 2]]
-
-
-def test_odd_but_readable_images_do_not_warn(small):
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0"  # nine entries announced, none there
-    spoilt, palette = (small / "train" / "blue" / name for name in ("0.jpg", "2.png"))
-    whole = spoilt.read_bytes()
-    spoilt.write_bytes(
-        whole[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + whole[20:]
-    )
-    Image.new("P", (50, 50)).save(palette, transparency=bytes(range(256)))
-    train_data, _ = data.open_data(tiny(small, small.parent / "run"))
-    plan = data.in_order(len(train_data))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="EXIF"):
-            Image.open(spoilt)
-        (batch,) = loaded(train_data, plan, len(plan))
-    assert len(batch.labels) == 7

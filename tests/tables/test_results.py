@@ -316,7 +316,7 @@ def test_several_test_sets_and_tasks_each_have_their_numbers(tmp_path, inference
     assert len(folders) == 2  # so that one set's detections do not replace the other's
 
 
-def test_an_evaluation_that_found_nothing_is_told_and_written(tmp_path, animals, caplog):
+def test_an_evaluation_that_found_nothing_is_reported_and_written(tmp_path, animals, caplog):
     """Without a detection detectron2 gives NaN; without an image, an empty dict."""
     cfg = config_in(tmp_path)
     with caplog.at_level("INFO", "randwire_det"):

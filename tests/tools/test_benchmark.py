@@ -42,7 +42,7 @@ def test_the_peak_of_lean_memory_is_lower():
     assert peaks[", lean memory"] < peaks[""] < peaks[", node by node"]
 
 
-def test_a_peak_that_cannot_be_measured_is_told():
+def test_a_peak_that_cannot_be_measured_is_reported():
     with pytest.raises(measure.UserError, match="the peak of VGG"):
         measure.peak_memory("VGG", batch=1, size=32)
 
@@ -73,7 +73,7 @@ def test_the_exponent_of_a_power_is_found():
         (["--what", "train", "--plot", "growth.png"], ["--plot growth.png", "growth in --what"]),
     ],
 )
-def test_bad_usage_is_told(args, fragments):
+def test_bad_usage_is_reported(args, fragments):
     done = run_tool("benchmark.py", *args)
     assert_refused(done, *fragments)
     assert done.returncode == 2

@@ -44,7 +44,7 @@ def test_suitable_images_come_with_all_their_objects_and_classes(annotations, tm
     assert few.getCatIds() == [7, 9]
 
 
-def test_too_few_images_are_told_and_nothing_is_written(annotations, tmp_path):
+def test_too_few_images_are_reported_and_nothing_is_written(annotations, tmp_path):
     output = tmp_path / "few.json"
     done = run_tool("make_subset.py", "--json", annotations, "--output", output, "--images", 3)
     assert_refused(done, str(annotations), "2 images suit, not 3", "--min-size")
