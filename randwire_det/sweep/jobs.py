@@ -59,7 +59,7 @@ class Task(submitit.helpers.Checkpointable):
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-                status = self._process.wait()
+                status = self._wait()
             if status == EXIT_STOPPED and self.requeue:
                 # As submitit does at the end of a job's time: it saves the task and requeues.
                 signal.raise_signal(getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}"))
@@ -71,9 +71,15 @@ class Task(submitit.helpers.Checkpointable):
         """Called by submitit before it requeues the job: the command writes its checkpoint."""
         self._stop()
         if self._process:
-            self._process.wait()
+            self._wait()
         again = Task(self.commands, self.folder, self.requeue)
         return submitit.helpers.DelayedSubmission(again)
+
+    def _wait(self) -> int:
+        """The status of the command. `Popen.wait` would block in a signal's handler meanwhile."""
+        while (status := self._process.poll()) is None:
+            time.sleep(POLL)
+        return status
 
     def _stop(self) -> None:
         if self._process and self._process.poll() is None:
@@ -239,7 +245,11 @@ class SlurmExecutor:
     leaves_running = True
 
     def __init__(self, output: Path, *, options: dict[str, str], at_once: int, processes: int):
-        self._executor = submitit.AutoExecutor(output / "submitit", cluster="slurm")
+        self._executor = submitit.AutoExecutor(
+            output / "submitit",
+            cluster="slurm",
+            slurm_max_num_timeout=10**6,  # a training may take any number of jobs' times
+        )
         self._executor.update_parameters(
             gpus_per_node=processes, slurm_array_parallelism=at_once, name=output.name
         )
