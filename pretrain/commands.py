@@ -14,7 +14,7 @@ from randwire_det.run.checkpoint import check_same_preprocessing, load_checkpoin
 from randwire_det.run.classes import check_same_classes
 from randwire_det.run.files import replace_file
 from randwire_det.run.folder import cut_lines, locked
-from randwire_det.run.parallel import World
+from randwire_det.run.parallel import ALONE, World
 from randwire_det.run.stopping import Stopping
 from randwire_det.spec.complexity import complexity
 
@@ -24,8 +24,6 @@ from .config import check, test_size
 from .engine import Trainer
 from .evaluation import evaluate
 from .log import accuracy, logger, logging_to
-
-ALONE = World()
 
 
 def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:

@@ -20,8 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from randwire_det import UsageError
 from randwire_det.run import cli
 from randwire_det.run.files import replace_file
-from randwire_det.spec import NODE_OPS
-from randwire_det.spec.complexity import complexity, matching_channels
+from randwire_det.spec import NODE_OPS, NetworkSpec
+from randwire_det.spec.complexity import (
+    HEAD_CHANNELS,
+    Complexity,
+    complexity,
+    matching_channels,
+)
 from randwire_det.spec.wirings import (
     COUNTS,
     Wiring,
@@ -51,6 +56,12 @@ def parse_args():
         "--seeds", type=seeds, nargs="+", default=[[1, 2, 3, 4, 5]], help="1 2 3, or 1-100"
     )
     parser.add_argument("--num-classes", type=int, default=1000, help="outputs of the classifier")
+    parser.add_argument(
+        "--head-channels",
+        type=int,
+        default=HEAD_CHANNELS,
+        help="of the classifier's 1x1 convolution",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(
         "--wirings",
@@ -107,6 +118,10 @@ def main():
         count(args)
 
 
+def counts_of(spec: NetworkSpec, args) -> Complexity:
+    return complexity(spec, args.input_size, args.num_classes, args.head_channels)
+
+
 def match(args) -> None:
     """Print the C of each operation, with the multiply-adds of --op averaged over the seeds."""
 
@@ -114,7 +129,7 @@ def match(args) -> None:
         networks = (
             cli.network_from_arguments(args, seed, op=op, channels=channels) for seed in args.seeds
         )
-        return fmean(complexity(each, args.input_size, args.num_classes).macs for each in networks)
+        return fmean(counts_of(each, args).macs for each in networks)
 
     aim = macs(args.op, args.channels)
     rows = []
@@ -141,7 +156,7 @@ def measure(args) -> None:
         return cli.network_from_arguments(args, seed, **own, graph=None)
 
     networks = [(each.name, seed, sample(each, seed)) for each in wirings for seed in args.seeds]
-    rows = list(measured(networks, args.input_size, args.num_classes))
+    rows = list(measured(networks, partial(counts_of, args=args)))
     for axis in args.axes:
         if axis not in rows[0] or axis == "wiring":
             columns = ", ".join(key for key in rows[0] if key != "wiring")
@@ -197,7 +212,7 @@ def count(args) -> None:
     counts, digests = [], []
     for seed in args.seeds:
         spec = cli.network_from_arguments(args, seed)
-        counts.append(complexity(spec, args.input_size, args.num_classes))
+        counts.append(counts_of(spec, args))
         digests.append(spec.digest)
     params = [count.params / 1e6 for count in counts]
     macs = [count.macs / 1e6 for count in counts]
@@ -222,8 +237,9 @@ def count(args) -> None:
     macs_text = macs_spread.to_text(digits=1 if macs_spread.mean < 1000 else 0)
     print(f"{'mean':>6} {params_spread.to_text():>16} {macs_text:>18}   (± sample std)")
     # Tables 2 and 3: mean and sample std over seeds 1 to 5 of WS(4, 0.75) with N=32 at 224 x 224.
-    given = (args.generator, args.k, args.p, args.nodes, args.op, args.input_size, args.num_classes)
-    papers = ("ws", 4, 0.75, 32, "sep_conv3x3", 224, 1000)
+    given = (args.generator, args.k, args.p, args.nodes, args.op)
+    given += (args.input_size, args.num_classes, args.head_channels)
+    papers = ("ws", 4, 0.75, 32, "sep_conv3x3", 224, 1000, HEAD_CHANNELS)
     same_regime = args.regime == ("small" if args.channels == 78 else "regular")
     paper = PAPER.get((f"{WS}{args.channels:g}", 224)) if same_regime else None
     if paper and given == papers and not args.seed_per_stage and args.seeds == [1, 2, 3, 4, 5]:

@@ -3,17 +3,25 @@
 It only reads what the tools have written: detectron2's metrics.json and COCO results.
 """
 
-import html
 import json
+import sys
 from pathlib import Path
+
+from PIL import Image, ImageColor, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from randwire_det.coco.metrics import METRICS
+from randwire_det.coco.report.drawing import draw_box
+from randwire_det.coco.report.page import html_page, table
 
 ARMS = {
     "pretrained": "from the pretrained RandWire",
     "scratch": "from scratch",
 }
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 COLOURS = {"pretrained": "#2f6fdb", "scratch": "#d63a3a"}
 SCORE = 0.5  # predictions below it are not drawn
+GAP = 18  # pixels between pictures
 
 
 def write_report(output: Path) -> tuple[dict, Path]:
@@ -69,10 +77,6 @@ def _draw_curves(curves: dict, path: Path) -> None:
 
 def _draw_predictions(output: Path, path: Path, count: int = 4) -> None:
     """A column a picture: ground truth above, then the predictions of each arm."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-    from PIL import Image
-
     truth = json.loads((output / "digits/coco/annotations/val.json").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     # Evenly spread over the set, so that every photograph is met.
@@ -82,58 +86,43 @@ def _draw_predictions(output: Path, path: Path, count: int = 4) -> None:
         found = json.loads((output / arm / "inference/coco_instances_results.json").read_text())
         rows[arm] = [box for box in found if box["score"] >= SCORE]
 
-    figure = Figure(figsize=(2.6 * len(images), 2.7 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
-    for line, (title, boxes) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(title, fontsize=11)
-        for axis, image in zip(line, images, strict=True):
-            axis.imshow(Image.open(output / "digits/coco/val" / image["file_name"]))
-            axis.set(xticks=[], yticks=[])
+    width, height = (max(image[side] for image in images) for side in ("width", "height"))
+    sheet = Image.new("RGB", (len(images) * (width + GAP), len(rows) * (height + GAP)), "white")
+    for line, (title, boxes) in enumerate(rows.items()):
+        for column, image in enumerate(images):
+            picture = Image.open(output / "digits/coco/val" / image["file_name"]).convert("RGB")
+            pen = ImageDraw.Draw(picture)
             for box in boxes:
                 if box["image_id"] == image["id"]:
-                    x, y, width, height = box["bbox"]
-                    colour = COLOURS.get(title, "#19b23c")
-                    axis.add_patch(
-                        Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=2)
-                    )
+                    x, y, wide, high = box["bbox"]
                     score = f" {box['score']:.2f}" if "score" in box else ""
-                    axis.text(
-                        *(x, y - 2, names[box["category_id"]] + score),
-                        fontsize=8,
-                        color="white",
-                        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
-                    )
-    figure.savefig(path, dpi=110)
+                    label = names[box["category_id"]] + score
+                    colour = ImageColor.getrgb(COLOURS.get(title, "#19b23c"))
+                    draw_box(pen, (x, y, x + wide, y + high), label, colour)
+            sheet.paste(picture, (column * (width + GAP), line * (height + GAP) + GAP))
+        ImageDraw.Draw(sheet).text((0, line * (height + GAP) + 4), title, fill="black")
+    sheet.save(path)
 
 
 def _page(results: dict, pretraining: dict) -> str:
-    head = "".join(f"<th>{metric}</th>" for metric in METRICS)
-    rows = "".join(
-        f"<tr><th>{html.escape(title)}</th>"
-        + "".join(f"<td>{results[arm][metric]:.1f}</td>" for metric in METRICS)
-        + "</tr>"
+    rows = [
+        [title, *(f"{results[arm][metric]:.1f}" for metric in METRICS)]
         for arm, title in ARMS.items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>randwire_det: digits in the wild</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto }}
-img {{ max-width: 100% }} table {{ border-collapse: collapse }}
-th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right }}
-th:first-child {{ text-align: left }}
-</style>
-<h1>Digits in the wild</h1>
-<p>MNIST digits on photographs. Neither the digits nor the photographs below were seen in training.
-</p>
+    ]
+    return html_page(
+        "Digits in the wild",
+        f"""<p>MNIST digits on photographs. Neither the digits nor the photographs below were seen
+in training.</p>
 <h2>1. The wiring</h2><img src="wiring.png" alt="the random graphs of the network">
 <h2>2. Pretraining</h2>
 <p>Single digits: top-1 accuracy {pretraining["top1"]:.1f} % on the validation patches.</p>
 <h2>3. Detection</h2>
 <p>Faster R-CNN with FPN, the same schedule from the pretrained trunk and from random weights.
 COCO metrics by pycocotools, percent:</p>
-<table><tr><th></th>{head}</tr>{rows}</table>
+{table(["", *METRICS], rows)}
 <img src="ap.png" alt="AP of both arms over training">
 <h2>4. Predictions</h2>
-<p>Scores from {SCORE} up.</p><img src="predictions.png" alt="ground truth and predictions">
-</html>
-"""
+<p>Scores from {SCORE} up: ground truth above, then from the pretrained RandWire, then from
+scratch.</p>
+<img src="predictions.png" alt="ground truth and predictions">""",
+    )

@@ -17,14 +17,13 @@ from ..errors import UserError
 from ..run.checkpoint import Checkpoint
 from ..run.files import replace_file
 from ..run.folder import locked
-from ..run.parallel import World
+from ..run.parallel import ALONE, World
 from .checks import builds_randwire, check_data, check_run
 from .results import report_evaluation
 from .trainer import RandWireTrainer, build_checkpointer, evaluate
 from .values import check_same_config
 
 logger = logging.getLogger(__name__)
-ALONE = World()
 
 
 def train(

@@ -19,7 +19,7 @@ from ..errors import UsageError, UserError
 from ..network.damage import Removal, damaged
 from ..network.trunk import RandWire
 from ..run.checkpoint import Checkpoint
-from ..run.parallel import World
+from ..run.parallel import ALONE
 from ..tables.damage import Subject
 from .backbone import RandWireBackbone
 from .checkpointer import check_outputs
@@ -27,7 +27,6 @@ from .loader import TestLoader
 from .stored import build_detector
 
 logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
-ALONE = World()
 
 
 class Replay(nn.Module):

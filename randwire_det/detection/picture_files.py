@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..run.classes import few
 from ..run.pictures import endings
 
 logger = logging.getLogger(__name__)
@@ -63,20 +64,16 @@ def _pictures_of(folder: Path) -> list[Path]:
         else:
             (taken if path.suffix.lower() in known else others).append(path)
     if hidden:
-        logger.warning(f"passed over in {folder}, hidden: {len(hidden)} files: {few(hidden)}")
+        logger.warning(
+            f"passed over in {folder}, hidden: {len(hidden)} files: {few(hidden, NAMED)}"
+        )
     if others:
-        names = few([path.name for path in others])
+        names = few([path.name for path in others], NAMED)
         logger.warning(
             f"passed over in {folder}, of no ending of a picture that Pillow reads:"
             f" {len(others)} files: {names}"
         )
     return taken
-
-
-def few(names: list) -> str:
-    """The first `NAMED` names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(str, names[:NAMED])) + more
 
 
 def copy_name(name: str) -> str:

@@ -21,10 +21,11 @@ from torch import nn
 from ..coco.report.drawing import class_colour, draw_box
 from ..errors import UsageError, UserError
 from ..network.fusing import fuse
+from ..run.classes import few
 from ..run.files import replace_file
 from ..run.pictures import opened, reason
 from ..run.progress import progress
-from .picture_files import copy_name, few, image_ids
+from .picture_files import NAMED, copy_name, image_ids
 
 logger = logging.getLogger(__name__)
 RESULTS = "predictions.json"
@@ -146,7 +147,7 @@ def predict(
         raise UserError(f"none of {len(pictures)} pictures could be read")
     replace_file(output / RESULTS, lambda file: file.write(json.dumps(rows).encode()))
     if skipped:
-        logger.warning(f"skipped {len(skipped)} of {len(pictures)} pictures: {few(skipped)}")
+        logger.warning(f"skipped {len(skipped)} of {len(pictures)} pictures: {few(skipped, NAMED)}")
     return len(pictures) - len(skipped), len(rows)
 
 

@@ -40,6 +40,7 @@ def check_same_classes(
     raise UserError(f"{one_name} and {other_name} hold different classes: {problem}")
 
 
-def few(names: list[str]) -> str:
-    """The first names of a list, on one line."""
-    return ", ".join(map(str, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+def few(names: list, most: int = NAMED) -> str:
+    """The first names of a list, on one line, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

@@ -115,6 +115,9 @@ class World:
         return DistributedDataParallel(model, device_ids=devices, **options)
 
 
+ALONE = World()  # of a process that trains by itself
+
+
 def current_world() -> World:
     """The world of torch.distributed, or a single process if it is not initialized."""
     if not dist.is_initialized():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UsageError
-from .complexity import complexity
+from .complexity import Complexity
 from .generator import GRAPH_MODELS, PARAMETERS, parameters_of
 from .measures import measures
 from .spec import NetworkSpec
@@ -73,15 +73,16 @@ def arguments_of(wiring: Wiring) -> dict:
 
 
 def measured(
-    networks: Iterable[tuple[str, int, NetworkSpec]], input_size: int, num_classes: int
+    networks: Iterable[tuple[str, int, NetworkSpec]], count: Callable[[NetworkSpec], Complexity]
 ) -> Iterator[dict]:
     """A row a network: wiring, seed, counts (params, macs, activations), then its measures.
 
     Args:
         networks: (name of the wiring, seed, spec).
+        count: a network to its counts, see `complexity`.
     """
     for name, seed, spec in networks:
-        counts = complexity(spec, input_size, num_classes)
+        counts = count(spec)
         row = {"wiring": name, "seed": seed}
         yield row | {each: getattr(counts, each) for each in COUNTS} | measures(spec)
 

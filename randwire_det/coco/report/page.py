@@ -52,23 +52,14 @@ def write_page(numbers: dict, figures: dict[str, bytes], gallery: dict[str, list
         figures: PNG files by name, "errors" and "precision_recall".
         gallery: for "worst" and "best", a list of (caption, name, objects drawn, detections drawn).
     """
-    title = html.escape(numbers["title"])
     size = (
         f"{numbers['images']:,} images, {numbers['objects']:,} objects"
         f" ({numbers['crowd_regions']:,} crowd regions not counted),"
         f" {numbers['detections']:,} detections"
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{size}. Box AP by pycocotools, percent.</p>
+    return html_page(
+        numbers["title"],
+        f"""<p>{size}. Box AP by pycocotools, percent.</p>
 {_top(numbers)}
 <h2>Where AP50 is lost</h2>
 <p>Errors by kind, as TIDE (Bolya et al. 2020) defines them, over detections of all scores. The gain
@@ -87,7 +78,28 @@ ranked by F1 of those detections at IoU 0.5.</p>
 <h3>The worst</h3>
 {_gallery(gallery["worst"])}
 <h3>The best</h3>
-{_gallery(gallery["best"])}
+{_gallery(gallery["best"])}""",
+    )
+
+
+def html_page(title: str, body: str) -> str:
+    """A page that begins with its title, in the report's style.
+
+    Args:
+        title: plain text.
+        body: HTML.
+    """
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+{body}
 </body>
 </html>
 """
@@ -97,7 +109,7 @@ def _top(numbers: dict) -> str:
     rows = [["here", *(_number(numbers["row"][name]) for name in METRICS)]]
     if numbers["paper"]:
         rows.append(["paper", *(_number(numbers["paper"].get(name)) for name in METRICS)])
-    return _table(["", *METRICS], rows)
+    return table(["", *METRICS], rows)
 
 
 def _errors(errors: dict) -> str:
@@ -105,7 +117,7 @@ def _errors(errors: dict) -> str:
         [kind, f"{row['count']:,}", _number(row["gain"], sign="+"), MEANINGS[kind]]
         for kind, row in errors.items()
     ]
-    return _table(["kind", "count", "gain", "what it is"], rows, text=3)
+    return table(["kind", "count", "gain", "what it is"], rows, text=3)
 
 
 def _classes(classes: list[dict]) -> str:
@@ -134,7 +146,7 @@ def _gallery(pictures: list) -> str:
     )
 
 
-def _table(head: list[str], rows: list[list[str]], text: int | None = None) -> str:
+def table(head: list[str], rows: list[list[str]], text: int | None = None) -> str:
     """A table of numbers with names in its first column, and words in column `text`."""
     lines = []
     for row in (head, *rows):
