@@ -143,7 +143,9 @@ def match(args) -> None:
     print(f"{'operation':>12} {'C':>9} {'multiply-adds, M':>17} {'against ' + args.op:>22}")
     for row in rows:
         difference = f"{100 * (row['ratio'] - 1):+.2f} %"
-        print(f"{row['op']:>12} {row['channels']:>9g} {row['macs_m']:>17.1f} {difference:>22}")
+        digits = 1 if row["macs_m"] >= 100 else 3
+        macs_m = f"{row['macs_m']:.{digits}f}"
+        print(f"{row['op']:>12} {row['channels']:>9g} {macs_m:>17} {difference:>22}")
 
 
 def measure(args) -> None:

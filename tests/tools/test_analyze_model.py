@@ -202,6 +202,20 @@ def test_every_operation_is_matched_within_one_percent(regime, channels):
         assert analyze(*WS, *arguments)["macs_mean"] == pytest.approx(row["macs_m"])
 
 
+def test_a_miniature_is_matched_with_its_own_head():
+    small = (*WS, "--regime", "small", "--nodes", 8, "--input-size", 48, "--num-classes", 10)
+    head = ("--head-channels", 64)
+    (row,) = analyze(*small, "--channels", 16, *head, "--match", "conv3x3")
+    arguments = {"regime": "small", "nodes": 8, "k": 4, "p": 0.75}
+    networks = [
+        generate("ws", seed=seed, channels=row["channels"], op="conv3x3", **arguments)
+        for seed in range(1, 6)
+    ]
+    counted = fmean(complexity(network, 48, 10, 64).macs for network in networks)
+    assert row["macs_m"] == pytest.approx(counted / 1e6) and abs(row["ratio"] - 1) < 0.01
+    assert row["channels"] < analyze(*small, "--channels", 16, "--match", "conv3x3")[0]["channels"]
+
+
 def test_measures_as_table_csv_plot_and_sheet(tmp_path):
     files = {name: tmp_path / "new" / name for name in ("w.csv", "w.png", "w.svg")}
     done = run_tool(
