@@ -2,6 +2,7 @@
 
 import math
 
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -25,6 +26,7 @@ class RandWireBackbone(Backbone):
         spec: the network.
         out_features: output stages, any of conv1 to conv5; stages after the last are not built.
         norm: FrozenBN, BN, SyncBN or GN.
+        relu_outputs: apply a ReLU to every output.
         freeze_at: freeze conv1 to conv<freeze_at> with their normalisation; 0 freezes none.
         memory: "standard" or "lean", as in `RandWire`.
 
@@ -38,6 +40,7 @@ class RandWireBackbone(Backbone):
         spec: NetworkSpec,
         out_features: list[str] | tuple[str, ...] = ("conv2", "conv3", "conv4", "conv5"),
         norm: str = "FrozenBN",
+        relu_outputs: bool = False,
         freeze_at: int = 0,
         memory: str = "standard",
     ):
@@ -54,11 +57,15 @@ class RandWireBackbone(Backbone):
             norm=lambda channels: _make_norm(norm, channels),
             memory=memory,
         )
+        self.relu_outputs = relu_outputs
         self._freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) to {name: (B, channels, ceil(H / stride), ...)}."""
-        return self.trunk(x)
+        features = self.trunk(x)
+        if self.relu_outputs:
+            features = {name: F.relu(feature) for name, feature in features.items()}
+        return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
@@ -97,6 +104,7 @@ def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
         spec=spec_from_config(cfg.MODEL.RANDWIRE),
         out_features=[str(name) for name in cfg.MODEL.RANDWIRE.OUT_FEATURES],
         norm=cfg.MODEL.RANDWIRE.NORM,
+        relu_outputs=cfg.MODEL.RANDWIRE.RELU_OUTPUTS,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         memory=cfg.MODEL.RANDWIRE.MEMORY,
     )

@@ -9,6 +9,7 @@ from detectron2.modeling.backbone import ResNet
 from torch import nn
 
 from ..coco.classes import CURE
+from ..config.files import flat
 from ..config.network_keys import check_same_spec
 from ..errors import UserError
 from ..network import RandWire
@@ -27,10 +28,12 @@ from ..run.checkpoint import (
 from ..run.classes import check_same_classes, few
 from ..run.files import replace_file
 from ..spec.spec import NetworkSpec
+from ..strict import load_yaml
 from .preprocessing import PREPROCESSING_KEYS
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS = "model_*.pth"
+RELU_OUTPUTS = "MODEL.RANDWIRE.RELU_OUTPUTS"
 
 
 class RandWireCheckpointer(DetectionCheckpointer):
@@ -73,6 +76,8 @@ class RandWireCheckpointer(DetectionCheckpointer):
         self.average = average
         self.trunk_name, self.trunk = _find_trunk(self.model)
         self.spec = self.trunk.spec if isinstance(self.trunk, RandWire) else None
+        modules = self.model.modules()
+        self.relu_outputs = any(getattr(each, "relu_outputs", False) for each in modules)
 
     def save(self, name: str, **kwargs) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -134,7 +139,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         """
         self.logger.info(f"[Checkpointer] Loading from {checkpoint.path} ...")
         whole = checkpointables is None
-        check_fits(checkpoint, self.spec, self.preprocessing)
+        check_fits(checkpoint, self.spec, self.preprocessing, self.relu_outputs)
         check_outputs(checkpoint, self.classes, relearned=not whole)
         if checkpoint.kind != "detector" and whole:
             raise UserError(
@@ -239,13 +244,17 @@ def _trunk_tensors(kind: str, weights: dict, trunk_name: str) -> dict:
 
 
 def check_fits(
-    checkpoint: Checkpoint, spec: NetworkSpec | None, preprocessing: Preprocessing
+    checkpoint: Checkpoint,
+    spec: NetworkSpec | None,
+    preprocessing: Preprocessing,
+    relu_outputs: bool,
 ) -> None:
     """Refuse a checkpoint of another network or another preprocessing than the config's.
 
     Args:
         spec: of the config's RandWire; None if the config builds a ResNet.
         preprocessing: of the config.
+        relu_outputs: whether the config's RandWire ends in a ReLU.
 
     Raises:
         UserError: names what differs, and the key to change.
@@ -260,9 +269,22 @@ def check_fits(
         )
     if spec is not None:
         check_same_spec(checkpoint.spec, spec, checkpoint.path)
+        if checkpoint.kind == "detector" and checkpoint.config is not None:
+            _check_same_outputs(checkpoint, relu_outputs)
     check_same_preprocessing(
         checkpoint.preprocessing, preprocessing, checkpoint.path, PREPROCESSING_KEYS
     )
+
+
+def _check_same_outputs(checkpoint: Checkpoint, relu_outputs: bool) -> None:
+    """A detector's heads have learned from outputs with or without a ReLU; no weight shows it."""
+    # Files from before the key have none.
+    theirs = bool(flat(load_yaml(checkpoint.config)).get(RELU_OUTPUTS, False))
+    if theirs != relu_outputs:
+        raise UserError(
+            f"{checkpoint.path} was trained with {RELU_OUTPUTS} {theirs}, but the config has"
+            f" {relu_outputs}; set {RELU_OUTPUTS} {theirs}"
+        )
 
 
 def check_outputs(

@@ -84,7 +84,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
     if checkpoint:
         spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
         resumes = resume and Path(checkpoint.path).parent == Path(cfg.OUTPUT_DIR)
-        check_fits(checkpoint, spec, preprocessing_from_config(cfg))
+        relu_outputs = cfg.MODEL.RANDWIRE.RELU_OUTPUTS
+        check_fits(checkpoint, spec, preprocessing_from_config(cfg), relu_outputs)
         check_outputs(checkpoint, classes, relearned=not (eval_only or resumes))
     return checkpoint
 

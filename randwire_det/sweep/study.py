@@ -12,6 +12,7 @@
     GRID: {SOLVER.EPOCHS: [2, 5]}       # every arm with every value
     SEEDS: [1, 2, 3]                    # values of SEED_KEYS
 
+In a text, {seed} stands for the run's seed: MODEL.WEIGHTS: weights/seed{seed}/model_final.pth.
 A value of GRID may set several keys, and is then called by the first one's value:
 
     GRID: {OP: [{MODEL.RANDWIRE.OP: conv3x3, MODEL.RANDWIRE.CHANNELS: 29.5625}]}
@@ -115,6 +116,10 @@ class Study:
             keys |= value if isinstance(value, dict) else {axis: value}
         keys |= dict.fromkeys(self.seed_keys, seed)
         config = keys.pop("CONFIG", self.config)
+        keys = {
+            key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+            for key, value in keys.items()
+        }
         place = {axis: text_of(value) for axis, value in point}
         parts = [arm, *(f"{short(axis)}={value}" for axis, value in place.items())]
         folder = self.output / "_".join([*map(_safe, parts), f"seed{seed}"])

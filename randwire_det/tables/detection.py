@@ -16,6 +16,8 @@ from .rows import Result, Row, check_once, gather
 VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
 TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
+# Keys that are newer than some records, with the values that these were made with.
+LATER_KEYS = {"MODEL.RANDWIRE.RELU_OUTPUTS": False}
 PAPERS, OTHERS = "Table 5: here / paper", "Other runs"  # headings
 
 
@@ -111,7 +113,9 @@ def _is_percent(value: object) -> bool:
 
 
 def _results(folder: Path, record: dict, warn: Callable[[str], None]) -> list[Result]:
-    results = []
+    results, settings = [], record["config"]
+    if any(key.startswith("MODEL.RANDWIRE.") for key in settings):
+        settings = LATER_KEYS | settings
     for dataset, entry in record["datasets"].items():
         nothing = {"bbox": {"metrics": {}}}
         for task, measured in (entry["tasks"] or nothing).items():
@@ -125,7 +129,7 @@ def _results(folder: Path, record: dict, warn: Callable[[str], None]) -> list[Re
                 name=record["network"],
                 columns={"what": _what(record, dataset) + ("" if boxes else f", {task}")},
                 values=metrics,
-                settings=record["config"],
+                settings=settings,
                 paper=TABLE5.get(record["network"]) if boxes and entry["paper"] else None,
             )
             results.append(result)

@@ -34,6 +34,30 @@ def test_output_shape_is_what_forward_puts_out(features, regime):
         assert stride == 2 ** int(name[-1])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_with_a_relu_are_the_trunks_without_their_negative_part(training):
+    """The same module with and without; the gradient stops at what the ReLU clips."""
+    backbone = RandWireBackbone(spec=tiny_spec(), norm="BN", relu_outputs=True).train(training)
+    image = torch.randn(2, 3, 64, 64, requires_grad=True)
+    outputs = backbone(image)
+    backbone.relu_outputs = False
+    plain = backbone(image)
+    for name, output in outputs.items():
+        assert torch.equal(output, plain[name].clamp(min=0)) and (plain[name] < 0).any()
+    sum(output.sum() for output in outputs.values()).backward()
+    ours = image.grad.clone()
+    image.grad = None
+    sum((each * (each > 0)).sum() for each in plain.values()).backward()
+    torch.testing.assert_close(ours, image.grad)
+    assert RandWireBackbone(spec=tiny_spec()).relu_outputs is False
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_the_key_reaches_the_backbone(relu):
+    cfg = tiny_config(**{"MODEL.RANDWIRE.RELU_OUTPUTS": relu})
+    assert build_backbone(cfg).bottom_up.relu_outputs is relu
+
+
 def test_stages_past_the_last_feature_are_not_built():
     names = [
         n for n, _ in RandWireBackbone(spec=tiny_spec(), out_features=["conv3"]).named_modules()

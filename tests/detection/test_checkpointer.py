@@ -184,6 +184,34 @@ def test_a_detectors_file_is_checked_on_resume(tmp_path):
         checkpointer_of(tmp_path, **{"MODEL.RANDWIRE.SEED": 2}).resume_or_load("", resume=True)
 
 
+RELU = "MODEL.RANDWIRE.RELU_OUTPUTS"
+
+
+@pytest.mark.parametrize("trained_with", [True, False, None])
+def test_a_detector_keeps_its_relu_whatever_the_config_says(tmp_path, trained_with):
+    """No weight shows it. None is a file from before the key, which had none."""
+    checkpointer_of(tmp_path, **{RELU: bool(trained_with)}).save("model_final")
+    path = tmp_path / "model_final.pth"
+    if trained_with is None:
+        data = torch.load(path, weights_only=True)
+        config = yaml.safe_load(data["config"])
+        del config["MODEL"]["RANDWIRE"]["RELU_OUTPUTS"]
+        torch.save(data | {"config": yaml.safe_dump(config)}, path)
+    same, other = ({RELU: value} for value in (bool(trained_with), not trained_with))
+    checkpointer_of(tmp_path, **same).load(str(path))
+    with pytest.raises(UserError, match=rf"{RELU} {bool(trained_with)}.*set {RELU}"):
+        checkpointer_of(tmp_path, **other).load(str(path))
+    model, cfg, _ = load_detector(path, "cpu")
+    assert model.backbone.bottom_up.relu_outputs is cfg.MODEL.RANDWIRE.RELU_OUTPUTS
+    assert cfg.MODEL.RANDWIRE.RELU_OUTPUTS is bool(trained_with)
+
+
+def test_a_classifier_fits_with_and_without_a_relu(tmp_path):
+    save_classifier(tmp_path / "c.pth")
+    for relu in (True, False):
+        checkpointer_of(tmp_path, **{RELU: relu}).resume_or_load(str(tmp_path / "c.pth"))
+
+
 def test_other_classes_may_start_from_a_detector_but_not_resume_it(tmp_path):
     checkpointer_of(tmp_path).save("model_final")
     path = str(tmp_path / "model_final.pth")

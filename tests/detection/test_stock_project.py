@@ -126,7 +126,7 @@ def test_our_own_tools_refuse_it_in_the_same_words(pretrained, warnings):
     (warning,) = warnings()
     data = load_checkpoint(pretrained)
     with pytest.raises(UserError) as caught:
-        check_fits(data, data.spec, preprocessing_from_config(cfg))
+        check_fits(data, data.spec, preprocessing_from_config(cfg), False)
     assert str(caught.value) in warning
 
 

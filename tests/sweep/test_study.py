@@ -78,6 +78,13 @@ def test_an_arm_may_have_a_config_of_its_own(read):
     assert "CONFIG" not in other.keys
 
 
+def test_a_seed_in_a_text(read):
+    weights = {"MODEL.WEIGHTS": "pretrained_seed{seed}/model_final.pth"}
+    runs = read(SET=weights, SEEDS=[3, 4]).runs()
+    found = [run.keys["MODEL.WEIGHTS"] for run in runs]
+    assert found == ["pretrained_seed3/model_final.pth", "pretrained_seed4/model_final.pth"]
+
+
 def test_the_wiring_of_a_detector_is_that_of_its_weights(read):
     (run,) = read(COMMAND="train_net", CONFIG="base_faster_rcnn_fpn.yaml").runs()
     assert run.keys == {"SEED": 1}
