@@ -153,16 +153,7 @@ def parse_args():
     )
     parser.add_argument("--source", type=Path, metavar="PATH", default=Path("datasets"))
     parser.add_argument("--download", action="store_true", help="let torchvision fetch it")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", required=True, help="a folder that does not exist yet"
-    )
-    for split in PICTURES:
-        parser.add_argument(
-            f"--{split}-per-class",
-            type=int,
-            metavar="N",
-            help=f"take the first N {split} images of each class; None: all of them",
-        )
+    cli.add_class_folder_arguments(parser)
     return parser.parse_args()
 
 

@@ -145,16 +145,7 @@ def parse_args():
         default=Path("/usr/share/datasets/fashion-mnist"),
         help="folder of the four idx files",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", required=True, help="a folder that does not exist yet"
-    )
-    for split in SPLITS:
-        parser.add_argument(
-            f"--{split}-per-class",
-            type=int,
-            metavar="N",
-            help=f"take the first N {split} images of each class; None: all of them",
-        )
+    cli.add_class_folder_arguments(parser)
     return parser.parse_args()
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..errors import UsageError, UserError
 from ..printing import escape_log, one_line
@@ -127,6 +128,20 @@ def network_from_arguments(args: argparse.Namespace, seed: int, **changes) -> Ne
     names = ("regime", "channels", "nodes", "op", "graph", "seed_per_stage", *_PARAMETERS)
     arguments = {name: getattr(args, name) for name in names}
     return generate(args.generator, seed=seed, **arguments | changes)
+
+
+def add_class_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a tool that writes OUTPUT/{train,val}/<class>/<image>."""
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", required=True, help="a folder that does not exist yet"
+    )
+    for split in ("train", "val"):
+        parser.add_argument(
+            f"--{split}-per-class",
+            type=int,
+            metavar="N",
+            help=f"take the first N {split} images of each class; None: all of them",
+        )
 
 
 def choose_device(wanted: str, logger: logging.Logger) -> str:
