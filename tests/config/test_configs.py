@@ -147,6 +147,8 @@ def test_detector_trains_every_parameter_and_detects(name, outcomes):
     assert set(instances.get_fields()) == fields | ({"pred_masks"} if cfg.MODEL.MASK_ON else set())
 
 
+# The shipped number of workers, which no image is read by here.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("name", DETECTION)
 def test_every_key_is_read(name, tmp_path):
     allowed = {"VERSION"}  # of the file: detectron2's own merge_from_file reads it

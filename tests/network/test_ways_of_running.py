@@ -179,6 +179,7 @@ def test_forward_mode_derivatives():
     torch.testing.assert_close(along, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # it is about speed alone
 @fused_too
 def test_a_batch_of_inputs_by_vmap(fused):
     trunk, images = trunk_of(fused), torch.stack([image_of() for _ in range(2)])
