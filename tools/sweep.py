@@ -65,6 +65,8 @@ def main() -> int | None:
     logger.setLevel(logging.INFO)
     if not sys.warnoptions:  # torch and detectron2 warn of each other's age
         warnings.simplefilter("ignore")
+    if args.slurm and args.cluster != "slurm":
+        raise UsageError(f"--slurm {' '.join(args.slurm)}: needs --cluster slurm")
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: expected 1 or more")
     study = read_study(args.study, args.overrides)

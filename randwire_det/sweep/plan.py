@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 
 from ..config import same_result
 from ..config.files import flat
+from ..config.network_keys import spec_from_config
 from ..errors import UsageError, UserError
 from ..strict import load_yaml
 from ..tables.damage import FIGURE as DAMAGE_FIGURE
@@ -75,7 +76,10 @@ def check_run(study: Study, run: Run, read_config: ReadConfig) -> None:
         UsageError: names the run, the key and both values.
     """
     try:
-        ours = flat(load_yaml(read_config(run.config, arguments(run.keys)).dump()))
+        cfg = read_config(run.config, arguments(run.keys))
+        if cfg.MODEL.get("NAME", "randwire") == "randwire":  # of detectors, the key does not exist
+            spec_from_config(cfg.MODEL.RANDWIRE)
+        ours = flat(load_yaml(cfg.dump()))
     except UserError as error:
         raise UsageError(f"{study.path}, run {run.name}: {error}") from None
     written = run.folder / "config.yaml"
