@@ -8,13 +8,14 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from randwire_det.config import same_result
 from randwire_det.config.files import known_values, merge_overrides, merge_values
 from randwire_det.config.network_keys import SPEC_ITSELF, stored_values
 from randwire_det.errors import UsageError, UserError
 from randwire_det.network.damage import Removal, damaged
 from randwire_det.run.checkpoint import Checkpoint, check_same_preprocessing
 from randwire_det.run.classes import check_same_classes
-from randwire_det.tables.damage import Subject
+from randwire_det.tables.damage import Subject, test_config
 
 from . import data, recipe, resume
 from .config import check, get_cfg
@@ -71,7 +72,7 @@ def classifier_subject(
             "checkpoint": checkpoint.path,
             "weights": checkpoint.weights_digest,
             "test set": val_data.digest,
-            "size": val_data.size,
+            "config": test_config(cfg, same_result.PRETRAINING),
         },
         evaluate=evaluate,
     )

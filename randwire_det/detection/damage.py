@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from ..coco.datasets import check_datasets, class_names, register_coco_datasets, require_coco
 from ..coco.evaluator import CocoEvaluator
+from ..config import same_result
 from ..errors import UsageError, UserError
 from ..network.damage import Removal, damaged
 from ..network.trunk import RandWire
 from ..run.checkpoint import Checkpoint
 from ..run.parallel import ALONE
-from ..tables.damage import Subject
+from ..tables.damage import Subject, test_config
 from .backbone import RandWireBackbone
 from .checkpointer import check_outputs
 from .loader import TestLoader
@@ -107,6 +108,7 @@ def detector_subject(
             "checkpoint": checkpoint.path,
             "weights": checkpoint.weights_digest,
             "test set": f"{name}, {digest[:12]}",
+            "config": test_config(cfg, same_result.DETECTION),
         },
         evaluate=evaluate,
     )

@@ -5,6 +5,7 @@ every group, and the same command continues from it.
 """
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, quantiles
 
+from fvcore.common.config import CfgNode
+
+from ..config.files import flat
 from ..errors import UsageError, UserError
 from ..network.damage import Removal, removals
 from ..run.files import replace_file
@@ -45,6 +49,20 @@ class Subject:
     images: int
     identity: dict
     evaluate: Callable[[list[Removal]], list[float]]
+
+
+def test_config(cfg: CfgNode, free: tuple[str, ...]) -> str:
+    """A digest of what a test depends on in a config, for `Subject.identity`.
+
+    Args:
+        free: keys, or beginnings of keys, that leave results alone.
+    """
+    kept = {
+        key: str(value)
+        for key, value in flat(cfg).items()
+        if not key.startswith((*free, "SOLVER.", "SEED"))
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def choose(

@@ -67,7 +67,12 @@ def test_part_of_the_removals_and_images(unbroken, tmp_path):
     record = json.loads((tmp_path / "damage" / "damage.json").read_text())
     found = [(row["kind"], row["stage"]) for row in record["removals"]]
     assert found == [("edge", "conv3")] * 2 and record["images"] == 5
-    # The same folder, but more images: other figures.
+    # The same folder, but another crop or more images: other figures.
+    crop = run_tool(
+        *("damage.py", unbroken / "model_final.pth", "--output", tmp_path / "damage", *options),
+        *("INPUT.TEST_RESIZE", 33),
+    )
+    refused(crop, 1, "of another measurement: config", "--output")
     other = run_tool("damage.py", unbroken / "model_final.pth", "--output", tmp_path / "damage")
     refused(other, 1, "images 5, now 24", "--output")
 
