@@ -42,9 +42,14 @@ def parse_args():
         help="changes to the checkpoint's config, such as DATA.ROOT or DATASETS.TEST",
     )
     parser.add_argument("--output", default="output/damage", metavar="DIR", help="where to write")
-    parser.add_argument("--kinds", nargs="+", choices=("node", "edge"), default=["node", "edge"])
     parser.add_argument(
-        "--stages", nargs="+", default=[], metavar="STAGE", help="such as conv3; all by default"
+        "--kinds",
+        type=cli.several(str, ("node", "edge")),
+        default="node,edge",
+        help="of removals: node, edge, or both",
+    )
+    parser.add_argument(
+        "--stages", type=cli.several(), default=[], help="such as conv3,conv4; all by default"
     )
     parser.add_argument("--sample", type=int, metavar="N", help="draw N removals of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of --sample")

@@ -51,10 +51,10 @@ def parse_args():
     parser.add_argument("--cluster", choices=("local", "slurm"), default="local")
     parser.add_argument(
         "--slurm",
-        nargs="+",
+        type=cli.several(),
         default=[],
-        metavar="KEY=VALUE",
-        help="parameters of submitit, such as timeout_min=600 slurm_partition=gpu",
+        metavar="KEY=VALUE,...",
+        help="parameters of submitit, such as timeout_min=600,slurm_partition=gpu",
     )
     return parser.parse_intermixed_args()
 
@@ -66,7 +66,7 @@ def main() -> int | None:
     if not sys.warnoptions:  # torch and detectron2 warn of each other's age
         warnings.simplefilter("ignore")
     if args.slurm and args.cluster != "slurm":
-        raise UsageError(f"--slurm {' '.join(args.slurm)}: needs --cluster slurm")
+        raise UsageError(f"--slurm {','.join(args.slurm)}: needs --cluster slurm")
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: expected 1 or more")
     study = read_study(args.study, args.overrides)

@@ -37,7 +37,11 @@ def parse_args():
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="OUTPUT_DIR", help="of a run")
     parser.add_argument(
-        "--table", nargs="+", type=int, choices=range(1, 6), default=[], help="print these whole"
+        "--table",
+        type=cli.several(int, tuple(range(1, 6))),
+        default=[],
+        metavar="1,2,3,4,5",
+        help="print these whole",
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     return parser.parse_args()

@@ -90,6 +90,26 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     )
 
 
+def several(kind: Callable[[str], object] = str, choices: tuple = ()) -> Callable[[str], list]:
+    """The `type` of an option that takes values separated by commas: "1,2,3".
+
+    Such an option can stand before KEY VALUE pairs or other arguments, unlike one with `nargs`.
+    """
+
+    def values(text: str) -> list:
+        try:
+            found = [kind(part.strip()) for part in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected values such as 1,2") from None
+        for each in found:
+            if choices and each not in choices:
+                expected = ", ".join(map(str, choices))
+                raise argparse.ArgumentTypeError(f"{each!r}: expected some of {expected}")
+        return found
+
+    return values
+
+
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a network, read by `network_from_arguments`."""
     parser.add_argument("--generator", choices=GENERATORS, default="ws", help="graph model")

@@ -92,7 +92,7 @@ def test_a_count_far_from_the_papers_says_so(rows):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_command(form):
-    done = run_tool(TOOL, "--table", 1, 4, 5, "--format", form)
+    done = run_tool(TOOL, "--table", "1,4,5", "--format", form)
     assert done.returncode == 0, done.stderr
     for text in ("random wiring, N=32, 312", "PNASNet-5", "not run", "ResNeXt-101"):
         assert text in done.stdout or (form == "json" and text == "not run")

@@ -85,6 +85,7 @@ def test_part_of_the_removals_and_images(unbroken, tmp_path):
         (["{weights}", "--stages", "conv1"], 2, ["stage conv1", "conv3"]),
         (["{weights}", "--images", "0"], 2, ["--images 0", "1 to 24"]),
         (["{weights}", "--sample", "0"], 2, ["sample of 0"]),
+        (["{weights}", "--stages", "conv3,conv9", "SOLVER.BATCH_SIZE", "4"], 2, ["stage conv9"]),
         (["{weights}", "SOLVER.BATCHSIZE", "4"], 2, ["SOLVER.BATCH_SIZE"]),
         (["{weights}", "DATA.ROOT", "nowhere"], 1, ["nowhere/val"]),
         (["--gather", "nothing.json"], 1, ["nothing.json"]),
