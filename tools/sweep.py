@@ -15,9 +15,9 @@ that share the folder too, may work on one study.
 
 import argparse
 import logging
+import os
 import sys
 import warnings
-from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -140,7 +140,13 @@ def make_executor(study: Study, args: argparse.Namespace):
     from randwire_det.sweep.jobs import Executor, SlurmExecutor
 
     if args.cluster == "local":
-        return Executor(study.output, gpus=_gpus(), processes=study.processes)
+        gpus = _gpus()
+        if gpus and args.jobs * study.processes > len(gpus):
+            raise UsageError(
+                f"--jobs {args.jobs} with NUM_GPUS {study.processes}: expected at most the"
+                f" {len(gpus)} visible GPUs together"
+            )
+        return Executor(study.output, gpus=gpus, processes=study.processes)
     options = dict(option.partition("=")[::2] for option in args.slurm)
     for key, value in options.items():
         if not value:
@@ -154,11 +160,14 @@ def make_executor(study: Study, args: argparse.Namespace):
         raise UsageError(f"--cluster slurm: {' '.join(str(error).split())}") from None
 
 
-@cache
 def _gpus() -> list[int]:
+    """The indices that CUDA_VISIBLE_DEVICES takes."""
     with cli.quiet_imports():
         import torch
-    return list(range(torch.cuda.device_count()))
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    named = [int(each) for each in visible if each.strip().isdigit()]
+    return named[:count] if named else list(range(count))
 
 
 def _gather(study: Study, runs: list[Run]) -> None:

@@ -153,7 +153,7 @@ def search(study: Study, read_config: ReadConfig, executor: Executor, stopping: 
         # Trials of several processes at once would else be sampled from the same draw.
         sampler=optuna.samplers.TPESampler(constant_liar=True),
     )
-    _put_back(trials, study)
+    _put_back(trials, stopping)
     logger.info(f"{study.path}: {wanted.trials} trials; output goes to {journal}")
     failed = False
     while not stopping and _complete(trials) < wanted.trials:
@@ -261,15 +261,19 @@ def _this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _put_back(trials: optuna.Study, study: Study) -> None:
+def _put_back(trials: optuna.Study, stopping: Stopping) -> None:
     """Sample again, first of all, the settings of trials whose process on this machine is gone."""
     for trial in trials.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, _, number = trial.user_attrs.get("process", "").rpartition(":")
         if host != socket.gethostname() or _is_alive(int(number)):
             continue
-        folder = trial.user_attrs.get("folder")
-        while folder and is_locked(Path(folder)):  # its training outlived the search
+        folder = Path(trial.user_attrs.get("folder", ""))
+        if is_locked(folder):  # its training outlived the search
+            logger.info(f"awaiting {folder / LOG}")
+        while is_locked(folder) and not stopping:
             time.sleep(POLL)
+        if stopping:
+            return
         trials.tell(trial.number, state=TrialState.FAIL)
         trials.enqueue_trial(trial.params)
         logger.info(f"goes on  {_text(trial.params)}")
