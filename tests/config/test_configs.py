@@ -134,6 +134,7 @@ def trained_and_tested(cfg):
     return lacking, output["instances"]
 
 
+@pytest.mark.slow_suite
 @pytest.mark.parametrize("name", DETECTION)
 def test_detector_trains_every_parameter_and_detects(name, outcomes):
     cfg = detection_config(name)
@@ -256,6 +257,7 @@ def test_digits_differ_in_the_network_alone():
         assert all(key.startswith(of_the_network) for key in differing(ours, theirs))
 
 
+@pytest.mark.slow_suite
 @pytest.mark.parametrize("name", RANDWIRE)
 def test_classifier_is_the_one_that_is_counted(name):
     """Parameters by the module, multiply-adds and activations by fvcore, on smaller images."""

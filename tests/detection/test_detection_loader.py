@@ -162,6 +162,7 @@ def test_a_mistake_in_mapper_or_annotation_keeps_its_traceback(cfg, workers):
     assert "transform_instance_annotations" in text
 
 
+@pytest.mark.slow_suite
 def test_a_killed_worker_is_reported_in_one_line_when_a_batch_is_due(cfg):
     """And not while the main process is at something else, where others may wait for it."""
     loader = train_loader(DatasetCatalog.get("shapes"), DatasetMapper(cfg, True), workers=1)

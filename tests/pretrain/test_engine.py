@@ -112,6 +112,7 @@ def test_curves_and_tensorboard_tell_what_metrics_tell(unbroken):
         np.testing.assert_allclose([v for _, v in scalars], [v for _, v in lines], rtol=1e-6)
 
 
+@pytest.mark.slow_suite
 def test_a_terminal_of_unknown_size_gets_one_updating_line(colours, tmp_path):
     master, slave = pty.openpty()
     config = tiny_file(colours, tmp_path / "run")
@@ -231,6 +232,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(colours, tmp_path):
         torch.testing.assert_close(halves[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow_suite
 def test_compiled_and_eager_training_agree(colours, tmp_path):
     # The least network, since compiling takes seconds a node; dropout draws other lots there.
     least = ["MODEL.RANDWIRE.GENERATOR", "er", "MODEL.RANDWIRE.NODES", 2]

@@ -88,6 +88,7 @@ def test_workers_read_on_after_a_signal_to_all_processes(folders, tmp_path):
     assert_same(loader(plan), whole)
 
 
+@pytest.mark.slow_suite
 def test_a_process_with_idle_workers_ends(folders, tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(REPO / "tests")!r})

@@ -90,6 +90,7 @@ def test_a_count_far_from_the_papers_says_so(rows):
     assert [name for name, line in lines.items() if " %)" in line] == ["MobileNet v2"]
 
 
+@pytest.mark.slow_suite
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_command(form):
     done = run_tool(TOOL, "--table", "1,4,5", "--format", form)

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, assert_refused
 
+pytestmark = pytest.mark.slow_suite
 TOOL = REPO / "tools" / "install_detectron2.py"
 INFO = "detectron2-0.6.dist-info/"
 
