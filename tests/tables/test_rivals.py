@@ -107,3 +107,15 @@ def test_without_timm_its_rows_say_how_to_get_them(monkeypatch):
     rows = {row.name: row for row in rivals.whole_tables(["Table 4"], [])}
     assert rows["PNASNet-5"].columns["note"] == "pip install timm"
     assert rows["PNASNet-5"].values["macs"] is None
+
+
+def test_without_runs_and_tables_all_five_are_printed():
+    done = run_tool(TOOL, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    tables = [row["table"].split(":")[0] for row in json.loads(done.stdout)]
+    assert list(dict.fromkeys(tables)) == ["Table 1", *TABLES, "Table 5"]
+
+
+def test_runs_alone_do_not_bring_whole_tables(tmp_path):
+    done = run_tool(TOOL, papers_run(tmp_path / "run", 78, 1), "--format", "json")
+    assert [row["table"] for row in json.loads(done.stdout)] == ["Table 2"], done.stderr
