@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import run_tool, tiny_spec
+from conftest import REPO, run_tool, tiny_spec
 from tables_helpers import TOOL, papers_run, rows_of
 
 from randwire_det.network import RandWireClassifier
@@ -108,6 +108,12 @@ def test_table_1_has_the_papers_formulas():
     assert [regular for *_, regular in stages] == [f"3x3 conv, {c // 2}", half, *wired]
     assert (classifier, size) == ("classifier", "1 x 1")
     assert heads == ["1x1 conv 1280, average pool, 1000-d fc"] * 2
+
+
+def test_the_docs_hold_the_counts(rows):
+    text = (REPO / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for line in to_markdown(rows).splitlines():
+        assert line in text.splitlines()
 
 
 @pytest.mark.parametrize("form", FORMATS)
