@@ -7,14 +7,16 @@ workers, periods) make a row, mean ± sample std. The paper's figures stand besi
 and tests the paper's network as the paper does; other runs stand in tables of their own.
 
 Table 4 takes evaluations of the C=154 runs at 320 pixels: pretrain_imagenet.py --eval-only writes
-them to evaluations.jsonl. Without any OUTPUT_DIR, Table 5 holds the paper's figures alone.
+them to evaluations.jsonl.
 
 --table prints tables whole: 1, the architectures; 2 to 4, every network of the paper, with the
-parameters and multiply-adds counted here if torchvision or timm (pip install timm) builds it;
-5 as above. Counts that differ from the paper's by more than 5 % say by how much. Networks without
-a finished run are "not run".
+parameters and multiply-adds counted here if torchvision or timm builds it (pip install
+'randwire_det[timm]'); 5 with all its rows. Counts that differ from the paper's by more than 5 % say
+by how much. Networks without a finished run are "not run". Without --table, runs are printed in the
+tables they belong to; without runs, too, all five tables.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,8 @@ from randwire_det.tables import detection
 from randwire_det.tables.rendering import FORMATS
 from randwire_det.tables.rows import Row
 
+TABLES = (1, 2, 3, 4, 5)
+
 
 def parse_args():
     parser = cli.parser(
@@ -38,13 +42,15 @@ def parse_args():
     parser.add_argument("runs", nargs="*", type=Path, metavar="OUTPUT_DIR", help="of a run")
     parser.add_argument(
         "--table",
-        type=cli.several(int, tuple(range(1, 6))),
-        default=[],
+        type=cli.several(int, TABLES),
+        default=argparse.SUPPRESS,  # two defaults, which the help tells in words
         metavar="1,2,3,4,5",
-        help="print these whole",
+        help="print these whole (default: the rows of the runs; all without runs)",
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.table = getattr(args, "table", [] if args.runs else list(TABLES))
+    return args
 
 
 def read(folders: list[Path], warn: Callable[[str], None]) -> list[Row]:

@@ -31,6 +31,9 @@ ARCHITECTURES = ("stage", "output", "small regime, C=78", "regular regime, C=109
 def to_json(rows: list[Row], stages: Sequence[tuple[str, ...]] = ()) -> str:
     """A list of objects; `n` is the number of runs, `paper` the paper's row or null.
 
+    `differs` has the counts that are off the paper's by more than 5 %: {"params": -0.11} means
+    11 % less.
+
     Args:
         stages: the lines of Table 1, of `rivals.architectures`.
     """
@@ -40,6 +43,12 @@ def to_json(rows: list[Row], stages: Sequence[tuple[str, ...]] = ()) -> str:
         columns, values = plain.pop("columns"), plain.pop("values")
         if tuple(values) == METRICS:
             values = {"metrics": values}
+        elif row.paper:
+            values["differs"] = {
+                key: round(off, 4)
+                for key in ("macs", "params")
+                if (off := _difference(row.values[key], getattr(row.paper, key)))
+            }
         objects.append(plain | columns | values | {"n": len(row.runs)})
     return json.dumps(objects, indent=1)
 
@@ -105,11 +114,17 @@ def _text(spread: Spread | None, unit: float = 1, letter: str = "", paper: str =
     if spread is None:
         return "-"
     text = f"{spread.to_text(unit)} {letter}".rstrip()
-    if paper == "-":
-        return text
-    theirs = float(paper.split()[0]) * {"M": 1e6, "G": 1e9}[paper.split()[-1]]
-    difference = spread.mean / theirs - 1
-    return f"{text} ({100 * difference:+.0f} %)" if abs(difference) > 0.05 else text
+    difference = _difference(spread, paper)
+    return f"{text} ({100 * difference:+.0f} %)" if difference else text
+
+
+def _difference(spread: Spread | None, paper: str) -> float | None:
+    """The relative difference of a count to the paper's, "4.0 ± 0.09 G"; None up to 5 %."""
+    if spread is None or paper == "-":
+        return None
+    number, *_, unit = paper.split()
+    difference = spread.mean / (float(number) * {"M": 1e6, "G": 1e9}[unit]) - 1
+    return difference if abs(difference) > 0.05 else None
 
 
 def _precisions(row: Row) -> list[str]:

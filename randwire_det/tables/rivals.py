@@ -5,9 +5,9 @@ import io
 import warnings
 from collections.abc import Callable
 
-from ..spec.complexity import Complexity, complexity
+from ..spec.complexity import HEAD_CHANNELS, Complexity, complexity
 from ..spec.generator import generate
-from .paper import PAPER, WS
+from .paper import IMAGENET_CLASSES, PAPER, WS
 from .rows import Row, Spread
 
 SEEDS = (1, 2, 3, 4, 5)  # of the paper's five instances
@@ -70,7 +70,7 @@ def _counted(name: str, size: int) -> tuple[dict[str, Spread | None], str]:
         library, builder, arguments = RIVALS[name, size]
         build = _builder(library, builder)
         if build is None:
-            counts, note = [], f"pip install {library}"
+            counts, note = [], f"pip install 'randwire_det[{library}]'"
         else:
             counts, note = [_count(build, arguments, size)], f"{library} {builder}"
     values = {key: [getattr(count, key) for count in counts] for key in ("macs", "params")}
@@ -115,7 +115,7 @@ def architectures() -> list[tuple[str, ...]]:
     for one, other in zip(small.stages, regular.stages, strict=True):
         size = -(-size // one.stride)
         lines.append((one.name, f"{size} x {size}", _stage(one), _stage(other)))
-    head = "1x1 conv 1280, average pool, 1000-d fc"
+    head = f"1x1 conv {HEAD_CHANNELS}, average pool, {IMAGENET_CLASSES}-d fc"
     return [*lines, ("classifier", "1 x 1", head, head)]
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import run_tool, tiny_spec
+from conftest import REPO, run_tool, tiny_spec
 from tables_helpers import TOOL, papers_run, rows_of
 
 from randwire_det.network import RandWireClassifier
@@ -39,7 +39,7 @@ def test_every_row_of_the_paper_in_its_order(rows):
 
 
 def test_counts_are_the_papers_figures(rows):
-    """MobileNet v2's parameters are its own paper's, whose last layer is wider."""
+    """MobileNet v2's parameters are not; docs/experiments.md has what its authors' code counts."""
     counted = [row for row in rows if row.values["macs"]]
     assert len(counted) == 13
     for row in counted:
@@ -88,6 +88,32 @@ def test_a_count_far_from_the_papers_says_so(rows):
     }
     assert "(-11 %)" in lines["MobileNet v2"]
     assert [name for name, line in lines.items() if " %)" in line] == ["MobileNet v2"]
+    differ = {row["name"]: row["differs"] for row in json.loads(to_json(rows)) if row["differs"]}
+    ours = {row.name: row.values["params"] for row in rows}["MobileNet v2"].mean
+    theirs = figure(PAPER["MobileNet v2", 224].params)
+    assert differ == {"MobileNet v2": {"params": pytest.approx(ours / theirs - 1, abs=1e-4)}}
+
+
+def test_table_1_has_the_papers_formulas():
+    """conv1 has C/2 channels, rounded down, and conv2 of the regular regime N/2 nodes."""
+    *stages, (classifier, size, *heads) = rivals.architectures()
+    assert [name for name, *_ in stages] == [f"conv{number}" for number in range(1, 6)]
+    assert [output for _, output, *_ in stages] == [f"{n} x {n}" for n in (112, 56, 28, 14, 7)]
+    c, n = 78, 32
+    wired = [f"random wiring, N={n}, {c * times}" for times in (1, 2, 4)]
+    assert [small for *_, small, _ in stages] == [f"3x3 conv, {c // 2}", f"3x3 conv, {c}", *wired]
+    c = 109
+    wired = [f"random wiring, N={n}, {c * times}" for times in (2, 4, 8)]
+    half = f"random wiring, N={n // 2}, {c}"
+    assert [regular for *_, regular in stages] == [f"3x3 conv, {c // 2}", half, *wired]
+    assert (classifier, size) == ("classifier", "1 x 1")
+    assert heads == ["1x1 conv 1280, average pool, 1000-d fc"] * 2
+
+
+def test_the_docs_hold_the_counts(rows):
+    text = (REPO / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for line in to_markdown(rows).splitlines():
+        assert line in text.splitlines()
 
 
 @pytest.mark.slow_suite
@@ -106,5 +132,17 @@ def test_the_command(form):
 def test_without_timm_its_rows_say_how_to_get_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # an import of it fails
     rows = {row.name: row for row in rivals.whole_tables(["Table 4"], [])}
-    assert rows["PNASNet-5"].columns["note"] == "pip install timm"
+    assert rows["PNASNet-5"].columns["note"] == "pip install 'randwire_det[timm]'"
     assert rows["PNASNet-5"].values["macs"] is None
+
+
+def test_without_runs_and_tables_all_five_are_printed():
+    done = run_tool(TOOL, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    tables = [row["table"].split(":")[0] for row in json.loads(done.stdout)]
+    assert list(dict.fromkeys(tables)) == ["Table 1", *TABLES, "Table 5"]
+
+
+def test_runs_alone_do_not_bring_whole_tables(tmp_path):
+    done = run_tool(TOOL, papers_run(tmp_path / "run", 78, 1), "--format", "json")
+    assert [row["table"] for row in json.loads(done.stdout)] == ["Table 2"], done.stderr
