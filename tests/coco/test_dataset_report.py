@@ -417,6 +417,7 @@ def test_examples_are_the_first_three_and_text_tells_all(coco):
     assert restored["counts"] == report.counts
 
 
+@pytest.mark.slow_suite
 def test_the_refusal_is_one_line_with_every_kind_and_the_command_for_more(coco):
     entry("annotations", bbox=["a\nb", 1, 2, 3])(coco)
     (coco.images / "2.jpg").unlink()

@@ -148,6 +148,7 @@ def test_detector_trains_every_parameter_and_detects(name, outcomes):
     assert set(instances.get_fields()) == fields | ({"pred_masks"} if cfg.MODEL.MASK_ON else set())
 
 
+@pytest.mark.slow_suite
 # The shipped number of workers, which no image is read by here.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("name", DETECTION)
@@ -272,6 +273,7 @@ def test_classifier_is_the_one_that_is_counted(name):
     assert counted.activations == count(ActivationCountAnalysis, model, image)
 
 
+@pytest.mark.slow_suite
 @pytest.mark.parametrize("name", BASELINE)
 def test_baseline_trains_every_parameter(name):
     cfg = pretraining_config(name)

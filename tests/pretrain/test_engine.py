@@ -391,6 +391,7 @@ def test_an_empty_output_dir_is_not_the_current_folder(colours, tmp_path, monkey
     assert not (tmp_path / "config.yaml").exists()
 
 
+@pytest.mark.slow_suite
 def test_tool_tells_the_nearest_key_and_how_it_is_used(colours, tmp_path):
     config = tiny_file(colours, tmp_path / "run")
     status, out, err = tool("--config-file", config, "SOLVER.BATCHSIZE", 8)

@@ -59,6 +59,7 @@ def trainer_of(cfg):
     return Trainer(cfg, recipe.network_of(cfg), *data.open_data(cfg), "cpu", World(), Stopping())
 
 
+@pytest.mark.slow_suite
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_takes_two_steps(name, folders, tmp_path):
     small = ["INPUT.SIZE", 32, "INPUT.TEST_SIZE", 32, "SOLVER.BATCH_SIZE", 2]
