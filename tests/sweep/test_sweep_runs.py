@@ -113,6 +113,33 @@ def test_a_study_that_changed_does_not_take_old_runs_for_its_own(colours, tmp_pa
     assert other.returncode == 2
 
 
+def test_a_study_of_detectors(shapes, tmp_path, monkeypatch):
+    from detection_helpers import CONFIG, RUN
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+    keys = RUN | {"SOLVER.MAX_ITER": 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+    content = {
+        "COMMAND": "train_net",
+        "CONFIG": CONFIG,
+        "OUTPUT_DIR": str(tmp_path / "study"),
+        "SET": {key: value for key, value in keys.items() if key != "SEED"},
+        "ARMS": [{"plain": {}}, {"ReLU": {"MODEL.RANDWIRE.RELU_OUTPUTS": True}}],
+        "SEEDS": [5],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    done = sweep(path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = sweep(path)
+    assert again.returncode == 0 and "2 of 2 runs are finished" in again.stdout
+    gathered = sweep(path, "--gather")
+    assert gathered.returncode == 0, gathered.stderr
+    for arm in ("plain", "ReLU"):
+        record = json.loads((tmp_path / f"study/{arm}_seed5/inference/results.json").read_text())
+        ap = record["datasets"]["shapes"]["tasks"]["bbox"]["metrics"]["AP"]
+        assert f"| {arm} | 1 | {ap:.2f} |" in gathered.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
