@@ -1,12 +1,14 @@
 """The paper's baselines: torchvision's ResNets and ResNeXts at any width, also as detectron2's.
 
 They are initialised as in [11], Goyal et al. 2017, whose recipe section 4 of the paper uses.
+MobileNetV2 stands beside them as a network of separable convolutions.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import MobileNetV2
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from randwire_det.config.values import did_you_mean
@@ -32,6 +34,8 @@ BASELINES = {
     "resnext50_32x4d": (50, 32, 4),
     "resnext101_32x4d": (101, 32, 4),
 }
+MOBILENET = "mobilenet_v2"
+NAMES = (*BASELINES, MOBILENET)
 
 
 class ScaledResNet(ResNet):
@@ -57,18 +61,24 @@ class ScaledResNet(ResNet):
 
 
 def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module:
-    """Build a classifier, (B, 3, H, W) to (B, num_classes), initialised as in [11].
+    """Build a classifier, (B, 3, H, W) to (B, num_classes), a ResNet initialised as in [11].
 
-    Every residual block starts as the identity: the scale of its last BN is zero.
+    Every residual block of a ResNet starts as the identity: the scale of its last BN is zero.
+    MobileNetV2 is initialised as torchvision's, and has no dropout.
 
     Args:
-        name: one of BASELINES.
-        width: multiplies all channel counts. The first stage's are rounded, and later stages
-            double them. At 1 the tensors have torchvision's names and shapes.
+        name: one of NAMES.
+        width: multiplies all channel counts. Of a ResNet the first stage's are rounded, and later
+            stages double them; MobileNetV2 rounds as its paper does, to multiples of 8, and its
+            last layer never has fewer than 1280 channels. At 1 the tensors have torchvision's names
+            and shapes.
 
     Raises:
         UsageError: an unknown name, or a width that gives no channels or incomplete groups.
     """
+    check_baseline(name, width)
+    if name == MOBILENET:
+        return MobileNetV2(num_classes, width_mult=width, dropout=0.0)
     stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
     return ScaledResNet(
@@ -101,8 +111,12 @@ def detectron2_keys(name: str, width: float) -> dict:
 
     Raises:
         UsageError: as `build_baseline`.
-        UserError: a ResNet-18 or -34 of a width other than 1, which detectron2 does not support.
+        UserError: a ResNet-18 or -34 of a width other than 1, or a MobileNet, which detectron2 does
+            not support.
     """
+    check_baseline(name, width)
+    if name == MOBILENET:
+        raise UserError(f"{name}: detectron2 builds no MobileNet; expected one of its ResNets")
     stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
     block = _block(depth)
@@ -125,8 +139,9 @@ def to_detectron2(weights: dict[str, Tensor], name: str, width: float) -> dict[s
     """Convert a state dict of `build_baseline(name, ..., width)` to detectron2's names, without fc.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of another shape.
+        UserError: as `detectron2_keys`; a tensor is missing, unexpected or of another shape.
     """
+    detectron2_keys(name, width)
     with torch.device("meta"):
         expected = detectron2_names(build_baseline(name, 1, width).state_dict())
     renamed = detectron2_names(weights)
@@ -146,16 +161,30 @@ def _block(depth: int) -> type[nn.Module]:
     return Bottleneck if depth >= 50 else BasicBlock
 
 
-def stem_channels(name: str, width: float) -> int:
-    """Check name and width; return the output channels of the first convolution, 64 at width 1."""
-    if name not in BASELINES:
-        names = ["randwire", *BASELINES]  # the values of MODEL.NAME
+def check_baseline(name: str, width: float) -> None:
+    """Refuse an unknown name, and a width that gives no channels or incomplete groups.
+
+    Raises:
+        UsageError: names the value and what was expected.
+    """
+    if name not in NAMES:
+        names = ["randwire", *NAMES]  # the values of MODEL.NAME
         hint = did_you_mean(str(name), names)
         raise UsageError(f"MODEL.NAME {name!r}: {hint}expected one of {', '.join(names)}")
     if not 1 / 64 <= width < math.inf:
         raise UsageError(
             f"width {width} of {name}: expected a number of at least 1/64, which is one channel"
         )
+    if name != MOBILENET:
+        stem_channels(name, width)
+
+
+def stem_channels(name: str, width: float) -> int:
+    """The output channels of a ResNet's first convolution, 64 at width 1.
+
+    Raises:
+        UsageError: a width that gives incomplete groups.
+    """
     _, groups, width_per_group = BASELINES[name]
     inner = round(groups * width_per_group * width)
     if inner % groups:

@@ -21,7 +21,7 @@ from randwire_det.run.checkpoint import Preprocessing
 from randwire_det.run.memory import require_memory
 from randwire_det.spec import NetworkSpec
 
-from .baselines import build_baseline, stem_channels
+from .baselines import build_baseline, check_baseline
 
 REFERENCE_BATCH = 256  # the batch size that SOLVER.BASE_LR is given for, as in [11]
 # Not the size: a network may be tested at another one, as in the paper's Table 4.
@@ -54,7 +54,7 @@ def network_of(cfg: CfgNode) -> NetworkSpec | None:
     name, width = cfg.MODEL.NAME, cfg.MODEL.WIDTH
     if name == "randwire":
         return spec_from_config(cfg.MODEL.RANDWIRE)
-    stem_channels(name, width)  # checks both
+    check_baseline(name, width)
     with torch.device("meta"):
         parameters = build_baseline(name, 1000, width).parameters()
     require_memory(

@@ -8,8 +8,14 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from pretrain.baselines import BASELINES, baseline_complexity, build_baseline
-from randwire_det.errors import UsageError
+from pretrain.baselines import (
+    NAMES,
+    baseline_complexity,
+    build_baseline,
+    detectron2_keys,
+    to_detectron2,
+)
+from randwire_det.errors import UsageError, UserError
 
 
 def shapes(model):
@@ -22,7 +28,7 @@ def on_meta(name, num_classes=1000, width=1.0):
         return build_baseline(name, num_classes, width)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_width_1_is_torchvisions(name):
     with torch.device("meta"):
         if name == "resnext101_32x4d":  # for which torchvision has no function
@@ -80,10 +86,11 @@ def test_channels_are_rounded_in_the_first_stage_and_then_double():
 @pytest.mark.parametrize(
     ("name", "width", "fragments"),
     [
-        ("resnet5", 1.0, ["'resnet5'", "did you mean resnet50?", "randwire", *BASELINES]),
+        ("resnet5", 1.0, ["'resnet5'", "did you mean resnet50?", "randwire", *NAMES]),
         ("randwires", 1.0, ["did you mean randwire?"]),
         ("", 1.0, ["''", "resnet18"]),
         ("resnet50", 0.0, ["0.0", "1/64"]),
+        ("mobilenet_v2", 0.0, ["0.0", "1/64"]),
         ("resnet50", 0.001, ["0.001"]),
         ("resnet50", -1.0, ["-1.0"]),
         ("resnet50", float("nan"), ["nan"]),
@@ -100,6 +107,22 @@ def test_what_cannot_be_built_is_a_usage_error(name, width, fragments):
             assert fragment in str(caught.value)
 
 
+def test_mobilenet_shrinks_and_trains_every_parameter():
+    model = build_baseline("mobilenet_v2", 10, 0.42)
+    whole, narrow = (baseline_complexity("mobilenet_v2", width, 64, 10) for width in (1, 0.42))
+    assert narrow.macs < 0.3 * whole.macs and narrow.params < 0.3 * whole.params
+    assert not [layer for layer in model.modules() if isinstance(layer, nn.Dropout) and layer.p]
+    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_detectron2_has_no_mobilenet():
+    with pytest.raises(UserError, match="no MobileNet"):
+        detectron2_keys("mobilenet_v2", 1.0)
+    with pytest.raises(UserError, match="no MobileNet"):
+        to_detectron2({}, "mobilenet_v2", 1.0)
+
+
 # Parameters in M and multiply-adds in G at 224 x 224, as torchvision's documentation states them.
 PUBLISHED = {
     "resnet18": (11.69, 1.81),
@@ -108,6 +131,7 @@ PUBLISHED = {
     "resnet101": (44.55, 7.80),
     "resnet152": (60.19, 11.51),
     "resnext50_32x4d": (25.03, 4.23),
+    "mobilenet_v2": (3.50, 0.30),
 }
 
 
@@ -117,7 +141,9 @@ def test_counts_are_the_published_ones(name):
     assert (round(counted.params / 1e6, 2), round(counted.macs / 1e9, 2)) == PUBLISHED[name]
 
 
-@pytest.mark.parametrize(("name", "width"), [("resnext101_32x4d", 1.0), ("resnet18", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnext101_32x4d", 1.0), ("resnet18", 0.5), ("mobilenet_v2", 0.42)]
+)
 def test_counts_are_fvcores(name, width):
     counted = baseline_complexity(name, width, input_size=96, num_classes=10)
     model, image = build_baseline(name, 10, width).eval(), torch.randn(1, 3, 96, 96)
