@@ -25,7 +25,8 @@ def _our_keys() -> CfgNode:
     # Output stages, from conv1 to conv5.
     node.OUT_FEATURES = ["conv2", "conv3", "conv4", "conv5"]
     # A ReLU on every output. A stage ends in BN, and each reader in Table 1 begins with a ReLU, but
-    # FPN's convolutions do not.
+    # FPN's convolutions do not. RandWire's shipped configs set it; files from before the key have
+    # none.
     node.RELU_OUTPUTS = False
     # FrozenBN, BN, SyncBN or GN. GN takes gcd(32, channels) groups, since C need not divide by 32.
     # Stages up to MODEL.BACKBONE.FREEZE_AT are frozen whatever the value.
