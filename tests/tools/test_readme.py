@@ -100,8 +100,23 @@ def test_the_table_of_counts_is_what_the_tool_prints(row):
     assert macs in mean
 
 
-def test_every_file_and_command_it_names_is_there():
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (REPO / path).exists(), path
+def slugs(text):
+    """The anchors that a Markdown page's headings get."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in slugs(target.read_text(encoding="utf-8")), link
+
+
+def test_every_tool_it_names_is_there():
     for tool in re.findall(r"python (tools/\w+\.py)", README):
         assert (REPO / tool).exists(), tool
