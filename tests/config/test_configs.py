@@ -199,6 +199,11 @@ def test_detector_and_its_pretraining_agree(name):
         assert getattr(ours, field) == getattr(theirs, field)
 
 
+@pytest.mark.parametrize("name", [name for name in PARTNERS if "randwire" in name])
+def test_fpn_reads_every_randwire_through_a_relu(name):
+    assert detection_config(name).MODEL.RANDWIRE.RELU_OUTPUTS
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_all_but_the_backbone_is_detectron2s(name):
     """A copy of detectron2's own config lies in its model zoo."""
