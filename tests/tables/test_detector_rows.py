@@ -119,7 +119,7 @@ def test_a_key_that_an_older_record_lacks_does_not_part_it_from_newer_ones(tmp_p
     ]
     path = runs[0] / WRITTEN
     record = json.loads(path.read_text())
-    del record["config"]["MODEL.RANDWIRE.RELU_OUTPUTS"]
+    assert record["config"].pop("MODEL.RANDWIRE.RELU_OUTPUTS") is False
     path.write_text(json.dumps(record))
     (row,) = ran(rows_of(*runs))
     assert len(row.runs) == 2
