@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,10 @@ INTERRUPTED = 130  # the exit status, as of a shell
 def quiet_imports() -> Iterator[None]:
     """Wrap slow imports so that Ctrl-C ends the process quietly, as it does in `run`.
 
-    KeyboardInterrupt would surface inside torch's modules instead.
+    KeyboardInterrupt would surface inside torch's modules instead. torchvision's use of
+    torch.jit.script, of which torch warns, is nothing that a user could mend.
     """
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
     def leave(number, frame):
         if int(os.environ.get("RANK", 0)) == 0:
