@@ -1,6 +1,7 @@
 """A node (section 3.2, Figure 2): weighted sum, then ReLU - convolution - BN."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -99,13 +100,13 @@ class Node(nn.Module):
         norm = self.norm
         return [*edges, self.depthwise.weight, self.pointwise.weight, norm.weight, norm.bias]
 
-    def tensors(self, edge_mask: Tensor | None = None) -> NodeTensors:
-        """The tensors that the node computes with."""
+    def tensors(self, edge_weights: Tensor | None) -> NodeTensors:
+        """The tensors that the node computes with, `edge_weights` among them."""
         norm, statistics = self.norm, (None, None)
         if not self.takes_batch_statistics:
             statistics = norm.running_mean, norm.running_var
         return NodeTensors(
-            self.edge_weights(edge_mask),
+            edge_weights,
             self.depthwise.weight,
             self.pointwise.weight,
             *(norm.weight, norm.bias),
@@ -123,21 +124,30 @@ class Node(nn.Module):
         depthwise = self.depthwise.weight.to(pointwise.dtype, copy=True)
         return NodeTensors(self.edge_weights(), depthwise, pointwise, None, bias, None, None)
 
-    @torch.no_grad()
-    def record_statistics(self, affine: Affine) -> None:
-        """Update BN's running statistics with those of the batch, as BN itself does."""
-        norm = self.norm
-        if affine.unbiased_var is None:
-            return
-        norm.num_batches_tracked += 1
-        momentum = norm.momentum
-        if momentum is None:  # BN's setting for a cumulative average
-            momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
-        for running, of_batch in (
-            (norm.running_mean, affine.mean),
-            (norm.running_var, affine.unbiased_var),
-        ):
-            running.lerp_(of_batch[: len(running)].to(running.dtype), momentum)
+
+@torch.no_grad()
+def record_statistics(nodes: Iterable[Node], affines: Iterable[Affine | None]) -> None:
+    """Update BN's running statistics with those of the batch, as BN itself does.
+
+    A few calls do it for all nodes, as each call costs more than what it computes.
+    """
+    counters, pairs = [], defaultdict(list)  # pairs of running and batch statistics by momentum
+    for node, affine in zip(nodes, affines, strict=True):
+        if affine is None or affine.unbiased_var is None:
+            continue
+        norm, of_batch = node.norm, (affine.mean, affine.unbiased_var)
+        counters.append(norm.num_batches_tracked)
+        for running, each in zip((norm.running_mean, norm.running_var), of_batch, strict=True):
+            each = each[: len(running)].to(running.dtype)
+            if norm.momentum is None:  # BN's setting for a cumulative average
+                running.lerp_(each, 1 / (norm.num_batches_tracked + 1).to(running.dtype))
+            else:
+                pairs[norm.momentum].append((running, each))
+    if counters:
+        torch._foreach_add_(counters, 1)
+    for momentum, of_momentum in pairs.items():
+        running, of_batch = map(list, zip(*of_momentum, strict=True))
+        torch._foreach_lerp_(running, of_batch, momentum)
 
 
 # The methods at import, to detect a patched `Node.forward`.

@@ -16,7 +16,7 @@ from .as_built import (
     is_transformed,
 )
 from .fusing import Foldable, FoldedConv, FoldedTensors
-from .nodes import Node, Norm, node_class_is_as_imported
+from .nodes import Node, Norm, node_class_is_as_imported, record_statistics
 from .wiring import Keep, NodeTensors, Plan, infer, run
 from .wiring_backward import RandomWiring
 
@@ -155,8 +155,9 @@ class RandomStage(Foldable):
 
     def _at_once(self, way: Way, x: Tensor, keep: Keep, edge_mask: Tensor | None) -> Tensor:
         """The same, by the functions of `wiring` and `wiring_backward`."""
-        plan, masks = self.plan(), self._masks(edge_mask)
-        tensors = [node.tensors(mask) for node, mask in zip(self.nodes, masks, strict=True)]
+        plan = self.plan()
+        weights = self._edge_weights(edge_mask)
+        tensors = [node.tensors(each) for node, each in zip(self.nodes, weights, strict=True)]
         if way is Way.INFER:
             return infer(plan, x, tensors)
         if way is Way.LEARN:
@@ -165,9 +166,20 @@ class RandomStage(Foldable):
             output = RandomWiring.apply(plan, keep, affines, x, *flat)
         else:
             output, _, affines = run(plan, x, tensors)
-        for node, affine in zip(self.nodes, affines, strict=True):
-            node.record_statistics(affine)
+        record_statistics(self.nodes, affines)
         return output
+
+    def _edge_weights(self, edge_mask: Tensor | None) -> list[Tensor | None]:
+        """Of every plain node; without a mask by one sigmoid for all of them."""
+        if edge_mask is not None:
+            masks = self._masks(edge_mask)
+            return [node.edge_weights(each) for node, each in zip(self.nodes, masks, strict=True)]
+        logits = [getattr(node, "edge_logits", None) for node in self.nodes]
+        given = [each for each in logits if each is not None]
+        if not given:
+            return logits
+        weights = iter(torch.cat(given).sigmoid().split([len(each) for each in given]))
+        return [each if each is None else next(weights) for each in logits]
 
     def plan(self) -> Plan:
         """The plan of a plain stage. Node 0 reads the stage's input in every wiring."""

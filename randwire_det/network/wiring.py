@@ -91,14 +91,16 @@ class Affine(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The maps of each node that are saved for the backward; None if not saved.
+    """What is saved of each node for the backward; None if not saved.
 
     Attributes:
+        weights: of both convolutions, as `weights_at` gives them.
         sums: weighted sums after ReLU, inputs of the depthwise convolutions.
         depthwise_outputs: inputs of the 1x1 convolutions.
         maps: outputs of the 1x1 convolutions, inputs of BN.
     """
 
+    weights: list[tuple[Tensor, Tensor] | None]
     sums: list[Tensor | None]
     depthwise_outputs: list[Tensor | None]
     maps: list[Tensor | None]
@@ -128,6 +130,19 @@ class Plan(NamedTuple):
         """Widths of a node's input and output maps."""
         in_channels = self.channels if self.dag.predecessors[index] else self.in_channels
         return padded_width(in_channels), self.width
+
+
+def with_vectors_at(width: int, nodes: Sequence[NodeTensors]) -> Sequence[NodeTensors]:
+    """The nodes of a stage with BN's tensors padded with zeros, by a few calls for all of them."""
+    for field in ("gamma", "beta", "mean", "var"):
+        given = [each for each in (getattr(node, field) for node in nodes) if each is not None]
+        if given and given[0].shape[0] != width:
+            wider = iter(F.pad(torch.stack(given), (0, width - given[0].shape[0])))
+            nodes = [
+                node if getattr(node, field) is None else node._replace(**{field: next(wider)})
+                for node in nodes
+            ]
+    return nodes
 
 
 def padded_width(channels: int) -> int:
@@ -177,20 +192,21 @@ def run(
         the output (B, channels, ceil(H / stride), ...), the saved maps, and BN of each node.
     """
     count = plan.dag.num_nodes
-    sums, depthwise_outputs, maps = kept = Kept([None] * count, [None] * count, [None] * count)
+    weights, sums, depthwise_outputs, maps = kept = Kept(*([None] * count for _ in Kept._fields))
     found = [None] * count
     relu_x = relu_of_input(plan, x)  # once for all input nodes
+    nodes = with_vectors_at(plan.width, nodes)
     for index, (node, sources) in enumerate(zip(nodes, plan.dag.predecessors, strict=True)):
-        node = node.at(*plan.widths_of(index), x.dtype)
+        at_width = node.weights_at(*plan.widths_of(index), x.dtype)
         total = sum_of(sources, node.edges, maps, found) if sources else relu_x
         if keep in (Keep.CONVOLUTIONS, Keep.SUMS_AND_MAPS):
-            sums[index] = total
-        depthwise_output = depthwise(total, node.depthwise, plan.stride if not sources else 1)
+            weights[index], sums[index] = at_width, total
+        depthwise_output = depthwise(total, at_width[0], plan.stride if not sources else 1)
         if keep is Keep.CONVOLUTIONS:
             depthwise_outputs[index] = depthwise_output
         del total  # freed now, its memory is reused for the next map while still in the cache
         bias = node.beta.to(x.dtype) if node.gamma is None else None
-        maps[index] = F.conv2d(depthwise_output, node.pointwise, bias)
+        maps[index] = F.conv2d(depthwise_output, at_width[1], bias)
         del depthwise_output
         found[index] = affines[index] if affines else _batch_norm(maps[index], node, plan.eps)
         if keep is Keep.NOTHING:
@@ -211,7 +227,7 @@ def sum_of(sources, weights, maps, affines) -> Tensor:
     """ReLU of the weighted sum of the sources' outputs, as a new map."""
     if weights is None and affines[sources[0]] is None:
         return F.relu(maps[sources[0]])
-    return _weighted(sources, [None] if weights is None else weights, maps, affines).relu_()
+    return _weighted(sources, weights, maps, affines).relu_()
 
 
 def _mean_of(plan: Plan, maps, affines) -> Tensor:
@@ -222,29 +238,37 @@ def _mean_of(plan: Plan, maps, affines) -> Tensor:
 
 def _weighted(sources, weights, maps, affines, channels: int | None = None) -> Tensor:
     """The weighted sum of the sources' outputs, of all channels or the first `channels`."""
-    total = shift = None
-    factors = []
-    for source, weight in zip(sources, weights, strict=True):
-        affine = affines[source]
-        if affine is None:
-            factors.append(weight)
-            continue
-        scaled = (affine.scale, affine.shift)
-        if weight is not None:
-            scaled = (affine.scale * weight, affine.shift * weight)
-        factors.append(scaled[0][:channels].view(1, -1, 1, 1))
-        scaled_shift = scaled[1][:channels]
-        shift = scaled_shift if shift is None else shift + scaled_shift
+    dtype, total = maps[sources[0]].dtype, None
+    # In the maps' dtype, else half a map's size would become a whole one.
+    if affines[sources[0]] is None:
+        shift, factors = None, weights.to(dtype)
+    else:
+        shift, factors = _scales_and_shift(sources, weights, affines, channels, dtype)
     for source, factor in zip(sources, factors, strict=True):
         data = maps[source] if channels is None else maps[source][:, :channels]
-        factor = factor.to(data.dtype)  # else half a map's size would become a whole one
         if total is not None:
             total.addcmul_(data, factor)
         elif shift is None:
             total = data * factor
         else:
-            total = torch.addcmul(shift.to(data.dtype).view(1, -1, 1, 1), data, factor)
+            total = torch.addcmul(shift, data, factor)
     return total
+
+
+def _scales_and_shift(sources, weights, affines, channels, dtype) -> tuple[Tensor, Tensor]:
+    """A weighted sum's shift (1, width, 1, 1), and each source's scale (inputs, 1, width, 1, 1)."""
+    if weights is None:
+        scales, shift = affines[sources[0]].scale[None], affines[sources[0]].shift
+    else:
+        # By one call for all sources: small calls are most of a step on small maps, and on a GPU.
+        scales, shifts = (
+            torch.stack([getattr(affines[source], name) for source in sources])
+            for name in ("scale", "shift")
+        )
+        weights = weights.to(scales.dtype)
+        scales, shift = scales * weights[:, None], weights @ shifts
+    shift, scales = shift[None, :channels, None, None], scales[:, None, :channels, None, None]
+    return shift.to(dtype), scales.to(dtype)
 
 
 def depthwise(data: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -263,9 +287,9 @@ def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:
             )
         # The running statistics after a momentum of one are those of the batch; given as such,
         # they are in full precision for maps in half, too.
-        running, unbiased = torch.zeros_like(node.gamma), torch.zeros_like(node.gamma)
+        running, unbiased = node.gamma.new_zeros((2, *node.gamma.shape)).unbind()
         mean, var = torch.batch_norm_update_stats(data, running, unbiased, 1.0)
     inverse_std = (var.to(node.gamma.dtype) + eps).rsqrt()
     scale = node.gamma * inverse_std
-    shift = node.beta - mean * scale
+    shift = torch.addcmul(node.beta, mean, scale, value=-1)
     return Affine(scale, shift, node.gamma, node.beta, mean, inverse_std, node.var, unbiased)

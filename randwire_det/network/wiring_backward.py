@@ -102,7 +102,7 @@ class _Backward:
 
     def __init__(self, plan, x, nodes, kept, affines, input_needs_grad):
         self.plan, self.nodes, self.affines = plan, nodes, affines
-        self.sums, self.depthwise_outputs, self.maps = kept
+        self.weights, self.sums, self.depthwise_outputs, self.maps = kept
         self.x, self.input_needs_grad, self.relu_x = x, input_needs_grad, None
         self.grad_outputs = [None] * len(nodes)
         self.grad_relu_input = None
@@ -111,25 +111,25 @@ class _Backward:
         """The needed gradients of a node's tensors; accumulates those of its sources' outputs."""
         sources = self.plan.dag.predecessors[index]
         node = self.nodes[index]
-        depthwise_weight, pointwise_weight = node.weights_at(
-            *self.plan.widths_of(index), self.x.dtype
-        )
+        weights = self.weights[index]
+        if weights is None:
+            weights = node.weights_at(*self.plan.widths_of(index), self.x.dtype)
         gradient, grad_gamma, grad_beta = self._through_norm(
             index, self.grad_outputs[index], [True, needed.gamma, needed.beta]
         )
         total, depthwise_output = self._sum_of(index), self.depthwise_outputs[index]
-        for each in (self.sums, self.depthwise_outputs, self.maps, self.grad_outputs):
+        for each in (self.weights, self.sums, self.depthwise_outputs, self.maps, self.grad_outputs):
             each[index] = None
         stride = 1 if sources else self.plan.stride
         if depthwise_output is None:
-            depthwise_output = depthwise(total, depthwise_weight, stride)
+            depthwise_output = depthwise(total, weights[0], stride)
         gradient, grad_pointwise = _through_conv(
-            gradient, depthwise_output, pointwise_weight, [True, needed.pointwise]
+            gradient, depthwise_output, weights[1], [True, needed.pointwise]
         )
         del depthwise_output
         onwards = bool(sources) or self.input_needs_grad
         gradient, grad_depthwise = _through_conv(
-            gradient, total, depthwise_weight, [onwards, needed.depthwise], stride
+            gradient, total, weights[0], [onwards, needed.depthwise], stride
         )
         grad_edges = None
         if sources:
@@ -181,7 +181,8 @@ class _Backward:
 
     def _into(self, sources, weights, gradient, needed) -> Tensor | None:
         """Add w_uv g(s_v) to the gradient of each source; returns the gradients of the weights."""
-        found = [None] * len(sources)
+        along_scales = [None] * len(sources)
+        factors = [None] if weights is None else weights.to(gradient.dtype)
         # The last source may reuse the memory of the node's gradient, if it has no gradient yet.
         positions = sorted(
             range(len(sources)), key=lambda position: self.grad_outputs[sources[position]] is None
@@ -189,14 +190,11 @@ class _Backward:
         for position in positions:
             source = sources[position]
             if needed:
-                # g(w_uv) from the gradients of the source's gamma and beta.
-                _, along_scale, along_shift = self._through_norm(
+                _, along_scales[position], along_shift = self._through_norm(
                     source, gradient, [False, True, True]
                 )
-                affine = self.affines[source]
-                found[position] = affine.gamma.dot(along_scale) + affine.beta.dot(along_shift)
             before = self.grad_outputs[source]
-            weight = None if weights is None else weights[position].to(gradient.dtype)
+            weight = factors[position]
             is_last = position == positions[-1]
             if before is not None:
                 before.add_(gradient) if weight is None else before.addcmul_(gradient, weight)
@@ -204,7 +202,14 @@ class _Backward:
                 self.grad_outputs[source] = gradient
             else:
                 self.grad_outputs[source] = gradient.mul_(weight) if is_last else gradient * weight
-        return torch.stack(found) if needed else None
+        if not needed:
+            return None
+        # g(w_uv) from the gradients of the source's gamma and beta.
+        gammas, betas = (
+            torch.stack([getattr(self.affines[source], name) for source in sources])
+            for name in ("gamma", "beta")
+        )
+        return torch.linalg.vecdot(torch.stack(along_scales), gammas) + betas @ along_shift
 
 
 def _through_conv(gradient, data, weight, mask, stride=1):
