@@ -10,13 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from specs import THETA, tiny_spec
 
-from randwire_det import NetworkSpec, generate
+__all__ = ["THETA", "tiny_spec"]
 
 REPO = Path(__file__).resolve().parents[1]
-
-# A small theta for every graph model; each fits the N/2 = 5 nodes of a regular conv2, too.
-THETA = {"er": {"p": 0.3}, "ba": {"m": 2}, "ws": {"k": 4, "p": 0.75}}
 
 
 @pytest.fixture(autouse=True)
@@ -26,18 +24,6 @@ def seeded():
     if torch := sys.modules.get("torch"):  # the torch-free tests stay torch-free
         torch.manual_seed(0)
         torch.set_num_threads(1)  # on tiny maps threads only wait for each other
-
-
-def tiny_spec(generator: str = "ws", **changes) -> NetworkSpec:
-    """A network of three to eight channels that runs in milliseconds."""
-    arguments = {
-        "seed": 1,
-        "regime": "small",
-        "channels": 4,
-        "nodes": 10,
-        **THETA.get(generator, {}),
-    }
-    return generate(generator, **arguments | changes)
 
 
 def as_process(args, env=None) -> dict:

@@ -1,8 +1,8 @@
 """Small networks that cover every wiring, run side by side with the reference evaluator."""
 
 import torch
-from conftest import tiny_spec
 from reference import evaluate
+from specs import tiny_spec
 
 from randwire_det.network import RandWire
 

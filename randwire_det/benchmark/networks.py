@@ -41,8 +41,8 @@ def node_by_node(model: nn.Module) -> nn.Module:
     return model
 
 
-def _node_by_node(stage: RandomStage, x: Tensor, keep=None) -> Tensor:
-    return stage.node_by_node(x)
+def _node_by_node(stage: RandomStage, x: Tensor, keep=None, edge_mask=None) -> Tensor:
+    return stage.node_by_node(x, edge_mask)
 
 
 def images(batch: int, size: int, device: str) -> Tensor:
