@@ -44,7 +44,7 @@ def commands(study: Study, run: Run) -> list[list[str]]:
     if study.processes > 1:
         train += ["--num-gpus", str(study.processes)]
     found = [[*train, *arguments(run.keys), "OUTPUT_DIR", str(run.folder)]]
-    if study.damage is not None:
+    if study.damages(run):
         output = ["--output", str(run.folder / DAMAGE)]
         found.append(python(TOOLS / "damage.py", str(run.folder / FINAL), *output, *study.damage))
     return found
@@ -57,7 +57,7 @@ def shell(commands: list[list[str]]) -> str:
 
 def is_finished(study: Study, run: Run) -> bool:
     """Whether a run has all its results."""
-    if study.damage is not None and not (run.folder / DAMAGE / DAMAGE_FIGURE).exists():
+    if study.damages(run) and not (run.folder / DAMAGE / DAMAGE_FIGURE).exists():
         return False
     if study.command == "pretrain_imagenet":
         return (run.folder / FINAL).exists()

@@ -68,7 +68,8 @@ class Study:
     Attributes:
         path: of the file.
         processes: `--num-gpus` of each run.
-        damage: options of tools/damage.py for each run after its training; None for no damage.
+        damage: options of tools/damage.py after a run's training; None for no damage.
+        damage_arms: names of the arms whose runs are damaged.
         search: of `search.py`; None if the study has none.
         figures: names in `gather.FIGURES`.
     """
@@ -84,8 +85,13 @@ class Study:
     seed_keys: list[str]
     processes: int = 1
     damage: list[str] | None = None
+    damage_arms: frozenset[str] = frozenset()
     search: dict | None = None
     figures: list[str] = field(default_factory=list)
+
+    def damages(self, run: Run) -> bool:
+        """Whether graph damage of a run is measured after its training."""
+        return self.damage is not None and run.arm in self.damage_arms
 
     def runs(self) -> list[Run]:
         """All runs: seeds vary slowest, so that a study which is cut short has whole grids.
@@ -215,18 +221,24 @@ def _checked(path: str, content: dict) -> Study:
     damage = content.get("DAMAGE")
     if damage is not None and command != "pretrain_imagenet" and "--images" not in damage:
         raise UsageError("DAMAGE of detectors: expected --images N among its options")
+    arms = _arms(content.get("ARMS", [{"run": {}}]))
+    damage_arms = content.get("DAMAGE_ARMS", list(arms))
+    for arm in damage_arms:
+        if arm not in arms:
+            raise UsageError(f"DAMAGE_ARMS {brief(arm)}: expected some of {', '.join(arms)}")
     return Study(
         path=path,
         command=command,
         config=content["CONFIG"],
         output=Path(content["OUTPUT_DIR"]).expanduser(),
         common=common,
-        arms=_arms(content.get("ARMS", [{"run": {}}])),
+        arms=arms,
         grid=grid,
         seeds=seeds,
         seed_keys=seed_keys,
         processes=processes,
         damage=None if damage is None else [str(option) for option in damage],
+        damage_arms=frozenset(damage_arms),
         search=content.get("SEARCH"),
         figures=[str(name) for name in content.get("FIGURES", [])],
     )
@@ -244,6 +256,7 @@ _KEYS = {
     "SEED_KEYS": (list, "config keys"),
     "NUM_GPUS": (int, "the number of processes of each run"),
     "DAMAGE": (list, "options of tools/damage.py, such as [--sample, 50]"),
+    "DAMAGE_ARMS": (list, "names of arms; all of them where it is missing"),
     "SEARCH": (dict, "what --search searches"),
     "FIGURES": (list, "names of figures"),
 }

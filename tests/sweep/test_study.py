@@ -120,6 +120,7 @@ def test_overrides(read):
         ({"ARMS": [{"a": {}, "b": {}}]}, ["ARMS", "{name: {KEY: value}}"]),
         ({"ARMS": []}, ["ARMS"]),
         ({"ARMS": ["BA(3)", {"BA-3": {}}]}, ["two runs", "BA-3"]),
+        ({"ARMS": ["BA(3)"], "DAMAGE_ARMS": ["BA(4)"]}, ["DAMAGE_ARMS 'BA(4)'", "BA(3)"]),
         ({"GRID": {"SOLVER.EPOCHS": 3}}, ["GRID 'SOLVER.EPOCHS'", "[values]"]),
         ({"GRID": {"SOLVER.EPOCHS": []}}, ["GRID 'SOLVER.EPOCHS'"]),
     ],
