@@ -20,9 +20,9 @@ from reference import evaluate
 from specs import tiny_spec
 from torch import Tensor
 
-from randwire_det.benchmark.graphs import graphed
 from randwire_det.benchmark.networks import node_by_node
 from randwire_det.network import RandWire
+from randwire_det.network.graphs import graphed
 
 NETWORKS = {
     "WS, small regime": tiny_spec("ws", nodes=7, k=4, p=0.5, channels=16),

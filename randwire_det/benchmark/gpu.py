@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..network import graphed
 from . import networks
-from .graphs import graphed
 from .measure import interleaved
 from .peak import peak, reset
 

@@ -1,7 +1,8 @@
-"""From a spec to torch: the trunk, the classifier around it, and a fused copy of either."""
+"""From a spec to torch: trunk, classifier, and their fused copies and CUDA graphs for inference."""
 
 from .classifier import RandWireClassifier
 from .fusing import fuse
+from .graphs import graphed
 from .trunk import RandWire
 
-__all__ = ["RandWire", "RandWireClassifier", "fuse"]
+__all__ = ["RandWire", "RandWireClassifier", "fuse", "graphed"]

@@ -17,8 +17,8 @@ from network_helpers import (
 from reference import evaluate
 from torch import nn
 
-from randwire_det.errors import UserError
-from randwire_det.network import RandWire, RandWireClassifier
+from randwire_det.errors import UsageError, UserError
+from randwire_det.network import RandWire, RandWireClassifier, graphed
 from randwire_det.network.fusing import fuse
 from randwire_det.network.stages import FoldedStage, RandomStage
 
@@ -175,3 +175,8 @@ def test_the_copy_of_half_weights_with_full_norms_puts_out_half():
 def test_only_floats_are_computed_in():
     with pytest.raises(UserError, match=r"fuse\(torch.int8\): expected a floating dtype"):
         RandWire(tiny_spec()).fuse(torch.int8)
+
+
+def test_a_cuda_graph_of_tensors_on_a_cpu_is_refused():
+    with pytest.raises(UsageError, match="an input on cpu; expected one on a CUDA device"):
+        graphed(torch.relu, torch.ones(2))
