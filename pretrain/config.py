@@ -81,26 +81,8 @@ def get_cfg() -> CfgNode:
     return cfg
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `read_config` reads."""
-    parser.add_argument(
-        "--config-file",
-        required=True,
-        default=argparse.SUPPRESS,
-        metavar="YAML",
-        help="a file, or the name of a shipped one, such as pretrain/randwire_ws_c109.yaml",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change; all are listed in pretrain/config.py",
-    )
-
-
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line: defaults, YAML file, `KEY VALUE` pairs.
+    """The config of a command line of `arguments.py`: defaults, YAML file, `KEY VALUE` pairs.
 
     Raises:
         UsageError: an unknown key, a value of a wrong type, or a missing or malformed file.

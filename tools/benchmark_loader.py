@@ -12,11 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pretrain.arguments import add_config_arguments
+from randwire_det.errors import UsageError
 from randwire_det.run import cli
-
-with cli.quiet_imports():
-    from pretrain.config import add_config_arguments, check, read_config
-    from randwire_det.errors import UsageError
 
 
 def parse_args():
@@ -31,25 +29,26 @@ def parse_args():
         "--seconds", type=float, default=10, help="to measure each number of workers"
     )
     parser.add_argument(
-        "--workers", default="0,1,2,4", metavar="N,N,...", help="numbers of them to measure"
+        "--workers",
+        type=cli.several(int),
+        default="0,1,2,4",
+        metavar="N,N,...",
+        help="numbers of them to measure",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_intermixed_args()
     for option, value in (("--rate", args.rate), ("--seconds", args.seconds)):
         if not value > 0:
             raise UsageError(f"{option} {value}: expected a number above 0")
-    try:
-        counts = [int(count) for count in args.workers.split(",")]
-    except ValueError:
-        counts = [-1]
-    if min(counts) < 0:
-        raise UsageError(f"--workers {args.workers}: expected numbers such as 0,1,2,4")
-    args.workers = counts
+    if min(args.workers) < 0:
+        raise UsageError(f"--workers {min(args.workers)}: expected numbers such as 0,1,2,4")
     return args
 
 
 def main():
     args = parse_args()
+    with cli.quiet_imports():
+        from pretrain.config import check, read_config
     cfg = read_config(args)
     check(cfg)
     from pretrain.data import open_data  # takes seconds; a wrong config is reported first

@@ -15,15 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from randwire_det import UsageError
+from randwire_det.printing import printable
 from randwire_det.run import cli
-
-with cli.quiet_imports():
-    from randwire_det.coco.classes import check_classes
-    from randwire_det.coco.datasets import register_coco_datasets
-    from randwire_det.coco.lint import check_configured_datasets, check_dataset
-    from randwire_det.coco.resizing import MAX_SIZE
-    from randwire_det.detection.config import read_config
-    from randwire_det.printing import printable
 
 EXAMPLE = """python tools/check_dataset.py --json mine/train.json --images mine/images --decode
   python tools/check_dataset.py --config-file faster_rcnn_randwire_c109.yaml"""
@@ -77,6 +70,13 @@ def parse_args():
 
 def main():
     args = parse_args()
+    with cli.quiet_imports():
+        from randwire_det.coco.classes import check_classes
+        from randwire_det.coco.datasets import register_coco_datasets
+        from randwire_det.coco.lint import check_configured_datasets, check_dataset
+        from randwire_det.coco.resizing import MAX_SIZE
+        from randwire_det.detection.config import read_config
+
     logging.basicConfig(format="%(message)s")
     logging.getLogger("randwire_det").setLevel(logging.INFO)
     depth = "decode" if args.decode else "headers"

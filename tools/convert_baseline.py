@@ -14,10 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from randwire_det import UsageError, UserError
 from randwire_det.run import cli
 
-with cli.quiet_imports():
-    from pretrain.baselines import detectron2_keys, to_detectron2
-    from randwire_det.run.checkpoint import load_checkpoint, write_atomically
-
 
 def parse_args():
     parser = cli.parser(
@@ -40,6 +36,10 @@ def parse_args():
 
 def main():
     args = parse_args()
+    with cli.quiet_imports():
+        from pretrain.baselines import detectron2_keys, to_detectron2
+        from randwire_det.run.checkpoint import load_checkpoint, write_atomically
+
     if Path(args.output).suffix != ".pth":  # by which detectron2 knows how to read it
         raise UsageError(f"--output {args.output}: expected a name that ends in .pth")
     if Path(args.output).exists():

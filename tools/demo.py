@@ -16,8 +16,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo_report import ARMS, write_report
-
 from randwire_det import UserError
 from randwire_det.run import cli
 from randwire_det.run.stopping import AskedToStop, Stopping, stoppable
@@ -180,6 +178,8 @@ def main():
         run_step(commands, output)
         print(f"  done in {time.monotonic() - start:.0f} s", flush=True)
     print(f"[{count}/{count}] write the report", flush=True)
+    from demo_report import ARMS, write_report  # imports what takes seconds
+
     results, report = write_report(output)
     print(f"\n{'digits_val, after the same schedule':<44}{'AP':>8}{'AP50':>8}{'AP75':>8}")
     for arm, title in ARMS.items():

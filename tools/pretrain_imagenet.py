@@ -10,11 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pretrain.arguments import add_config_arguments
 from randwire_det.run import cli
-
-with cli.quiet_imports():
-    from pretrain.config import add_config_arguments, read_config
-    from randwire_det.run.launch import launch, reported_once, restarted
+from randwire_det.run.launch import launch, reported_once, restarted
 
 
 def parse_args():
@@ -46,6 +44,8 @@ def parse_args():
 
 def main() -> int:
     args = parse_args()
+    with cli.quiet_imports():
+        from pretrain.config import read_config
     cfg = reported_once(lambda: read_config(args))
     status = launch(args.num_gpus)
     if status is not None:

@@ -3,11 +3,13 @@
 import json
 import os
 import pickle
+import runpy
 
 import pytest
 import torch
 from conftest import run_tool
-from detection_helpers import CLASSES, CONFIG, TINY, as_overrides, refused, train_net
+from detection_helpers import CLASSES, CONFIG, TINY, TOOL, as_overrides, refused, train_net
+from detectron2.engine import default_argument_parser
 
 from randwire_det.detection import commands
 from randwire_det.detection.config import read_config
@@ -181,3 +183,14 @@ def test_unsafe_yaml_is_refused_and_not_run(tmp_path):
     done = run_tool("train_net.py", "--config-file", config)
     refused(done, 2, config)
     assert not (tmp_path / "boom").exists()
+
+
+def test_the_options_are_those_of_detectron2():
+    """Written again in the tool, as detectron2's import takes seconds."""
+    theirs = {action.dest: action for action in default_argument_parser()._actions}
+    ours = {action.dest: action for action in runpy.run_path(str(TOOL))["make_parser"]()._actions}
+    assert ours.keys() == theirs.keys()
+    for name, action in theirs.items():
+        for field in ("option_strings", "default", "type", "nargs", "const"):
+            if (name, field) != ("opts", "default"):  # [] either way, once parsed
+                assert getattr(ours[name], field) == getattr(action, field), name

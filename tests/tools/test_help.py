@@ -11,8 +11,12 @@ TOOLS = sorted(path.name for path in (REPO / "tools").glob("*.py") if path.stem 
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_help_states_defaults_and_an_example(name):
-    done = run_python(REPO / "tools" / name, "--help")  # the one test with a fresh Python for each
+    # The one test with a fresh Python for each.
+    done = run_python("-X", "importtime", REPO / "tools" / name, "--help")
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "detectron2", "matplotlib"}  # they take seconds
     text = done.stdout.lower()
     assert "default" in text
     assert f"tools/{name}" in text.partition("example")[2]
