@@ -1,5 +1,6 @@
 """The detectron2 side: importing it registers the backbones, `add_randwire_config` adds keys."""
 
+from . import presets
 from .backbone import (
     RandWireBackbone,
     build_randwire_backbone,
@@ -18,4 +19,5 @@ __all__ = [
     "build_randwire_backbone",
     "build_randwire_fpn_backbone",
     "build_retinanet_randwire_fpn_backbone",
+    "presets",
 ]

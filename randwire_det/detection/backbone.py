@@ -24,14 +24,16 @@ class RandWireBackbone(Backbone):
 
     Args:
         spec: the network.
-        out_features: output stages, any of conv1 to conv5; stages after the last are not built.
+        out_features: output stages, any of conv1 to conv5, or res2 to res5 for conv2 to conv5; they
+            are put out under the given names. Stages after the last are not built.
         norm: FrozenBN, BN, SyncBN or GN.
         relu_outputs: apply a ReLU to every output.
         freeze_at: freeze conv1 to conv<freeze_at> with their normalisation; 0 freezes none.
         memory: "standard" or "lean", as in `RandWire`.
 
     Raises:
-        UserError: an unknown feature, norm or memory, or `freeze_at` is out of range.
+        UserError: an unknown feature, norm or memory, one stage by two names, or `freeze_at` is out
+            of range.
     """
 
     def __init__(
@@ -51,9 +53,12 @@ class RandWireBackbone(Backbone):
             raise UsageError(
                 f"FREEZE_AT {freeze_at!r}: expected 0 (freeze nothing) to {len(spec.stages)}"
             )
+        self.given_names = {stage_of(name): name for name in out_features}
+        if len(self.given_names) < len(set(out_features)):
+            raise UsageError(f"features {list(out_features)}: expected one name for each stage")
         self.trunk = RandWire(
             spec,
-            out_features=out_features,
+            out_features=list(self.given_names),
             norm=lambda channels: _make_norm(norm, channels),
             memory=memory,
         )
@@ -62,15 +67,17 @@ class RandWireBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) to {name: (B, channels, ceil(H / stride), ...)}."""
-        features = self.trunk(x)
+        features = {self.given_names[stage]: each for stage, each in self.trunk(x).items()}
         if self.relu_outputs:
             features = {name: F.relu(feature) for name, feature in features.items()}
         return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
-            name: ShapeSpec(channels=channels, stride=self.trunk.out_strides[name])
-            for name, channels in self.trunk.out_channels.items()
+            self.given_names[stage]: ShapeSpec(
+                channels=channels, stride=self.trunk.out_strides[stage]
+            )
+            for stage, channels in self.trunk.out_channels.items()
         }
 
     def _freeze(self, freeze_at: int) -> None:
@@ -79,6 +86,11 @@ class RandWireBackbone(Backbone):
             for parameter in stage.parameters():
                 parameter.requires_grad_(False)
             FrozenBatchNorm2d.convert_frozen_batchnorm(stage)  # in place, unless it is a BN
+
+
+def stage_of(name: str) -> str:
+    """The stage of an output's name: that of a ResNet's stage, res2 to res5, is taken, too."""
+    return name.replace("res", "conv") if name in ("res2", "res3", "res4", "res5") else name
 
 
 def _make_norm(norm: str, channels: int) -> nn.Module:
@@ -96,13 +108,20 @@ def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
     Raises:
         UserError: a bad value, or the config lacks `add_randwire_config`'s keys.
     """
+    return _build(cfg, input_shape)
+
+
+def _build(cfg: CfgNode, input_shape: ShapeSpec | None, readers_names=()) -> RandWireBackbone:
+    """Puts its features out under the names that their reader has for them, as res2 for conv2."""
     require_randwire_keys(cfg, "MODEL.RANDWIRE.")
     warn_of_other_preprocessing(cfg)
     if input_shape is not None and input_shape.channels != 3:
         raise UsageError(f"RandWire takes images of 3 channels, got {input_shape.channels}")
+    renamed = {stage_of(str(name)): str(name) for name in readers_names}
+    features = [str(name) for name in cfg.MODEL.RANDWIRE.OUT_FEATURES]
     return RandWireBackbone(
         spec=spec_from_config(cfg.MODEL.RANDWIRE),
-        out_features=[str(name) for name in cfg.MODEL.RANDWIRE.OUT_FEATURES],
+        out_features=[renamed.get(stage_of(name), name) for name in features],
         norm=cfg.MODEL.RANDWIRE.NORM,
         relu_outputs=cfg.MODEL.RANDWIRE.RELU_OUTPUTS,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
@@ -113,7 +132,7 @@ def build_randwire_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
 @BACKBONE_REGISTRY.register()
 def build_randwire_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
     """Build an FPN on RandWire with a pooled P6, as in detectron2's Faster R-CNN FPN."""
-    return _build_fpn(cfg, build_randwire_backbone(cfg, input_shape), LastLevelMaxPool())
+    return _build_fpn(cfg, _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
@@ -124,7 +143,7 @@ def build_retinanet_randwire_fpn_backbone(
 
     P6 reads the deepest output stage.
     """
-    bottom_up = build_randwire_backbone(cfg, input_shape)
+    bottom_up = _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
     deepest, shape = list(bottom_up.output_shape().items())[-1]
     top = LastLevelP6P7(shape.channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=deepest)
     return _build_fpn(cfg, bottom_up, top)

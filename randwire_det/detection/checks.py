@@ -27,6 +27,7 @@ from ..run.memory import require_memory
 from ..run.parallel import current_world
 from .checkpointer import check_fits, check_outputs, newest_checkpoint
 from .preprocessing import preprocessing_from_config, without_weights
+from .presets import refuse_presets
 from .values import check_values, refused_as, value_of
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
             f"SOLVER.IMS_PER_BATCH {batch}: expected a multiple of {reference}, the number of"
             f" {'processes' if reference == processes else 'SOLVER.REFERENCE_WORLD_SIZE'}"
         )
+    refuse_presets(cfg)
     check_model(cfg)
     for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):
         names = list(cfg.DATASETS[key])

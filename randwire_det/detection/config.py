@@ -22,7 +22,7 @@ def _our_keys() -> CfgNode:
     ours.MODEL = CfgNode()
     node = ours.MODEL.RANDWIRE = CfgNode()
     add_spec_config(node)
-    # Output stages, from conv1 to conv5.
+    # Output stages, from conv1 to conv5; res2 to res5 are conv2 to conv5 under a ResNet's names.
     node.OUT_FEATURES = ["conv2", "conv3", "conv4", "conv5"]
     # A ReLU on every output. A stage ends in BN, and each reader in Table 1 begins with a ReLU, but
     # FPN's convolutions do not. RandWire's shipped configs set it; files from before the key have

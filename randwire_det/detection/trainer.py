@@ -26,6 +26,7 @@ from .config import require_randwire_keys
 from .loader import TestLoader, TrainLoader
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config, without_weights
+from .presets import refuse_presets
 from .results import record_evaluation, result_dir
 from .step import TrainStep
 
@@ -43,6 +44,7 @@ class RandWireTrainer(DefaultTrainer):
         # DefaultTrainer's constructor uses DDP on GPUs only, and a loader that cannot be resumed.
         TrainerBase.__init__(self)
         require_randwire_keys(cfg)
+        refuse_presets(cfg)
         self.world, self.stopping = current_world(), Stopping()
         self.cfg = cfg = self.scaled(cfg)
         check_classes(cfg)

@@ -137,7 +137,7 @@ def test_features_are_those_of_the_classifier():
         ({"norm": "LN"}, ["LN", "FrozenBN, BN, SyncBN, GN"]),
         ({"freeze_at": 6}, ["6", "0 (freeze nothing) to 5"]),
         ({"freeze_at": -1}, ["-1", "0 (freeze nothing) to 5"]),
-        ({"out_features": ["res2"]}, ["res2", "conv1, conv2"]),
+        ({"out_features": ["res6"]}, ["res6", "conv1, conv2"]),
         ({"out_features": []}, ["[]", "conv1, conv2"]),
     ],
 )
