@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from ..config.network_keys import spec_from_config
@@ -131,25 +132,21 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec | None, readers_names=()) -> Ran
 
 @BACKBONE_REGISTRY.register()
 def build_randwire_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
-    """Build an FPN on RandWire with a pooled P6, as in detectron2's Faster R-CNN FPN."""
-    return _build_fpn(cfg, _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES), LastLevelMaxPool())
+    """Build an FPN on RandWire with a pooled P6, as in detectron2's Faster R-CNN FPN, or with
+    MODEL.RANDWIRE.TOP_BLOCK."""
+    return _build_fpn(cfg, _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES), "maxpool")
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_randwire_fpn_backbone(
     cfg: CfgNode, input_shape: ShapeSpec | None = None
 ) -> FPN:
-    """Build an FPN on RandWire with convolutional P6 and P7, as in detectron2's RetinaNet.
-
-    P6 reads the deepest output stage.
-    """
-    bottom_up = _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
-    deepest, shape = list(bottom_up.output_shape().items())[-1]
-    top = LastLevelP6P7(shape.channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=deepest)
-    return _build_fpn(cfg, bottom_up, top)
+    """Build an FPN on RandWire with convolutional P6 and P7 from the deepest output stage, as in
+    detectron2's RetinaNet, or with MODEL.RANDWIRE.TOP_BLOCK."""
+    return _build_fpn(cfg, _build(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES), "p6p7")
 
 
-def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) -> FPN:
+def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: str) -> FPN:
     outputs = list(bottom_up.output_shape())
     read = [str(name) for name in cfg.MODEL.FPN.IN_FEATURES]
     # A stage deeper than the last one read would get no gradient, which DDP refuses.
@@ -169,6 +166,39 @@ def _build_fpn(cfg: CfgNode, bottom_up: RandWireBackbone, top_block: nn.Module) 
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=top_block,
+        top_block=_top_block(cfg, bottom_up, cfg.MODEL.RANDWIRE.TOP_BLOCK or top_block),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+def _top_block(cfg: CfgNode, bottom_up: RandWireBackbone, name: str) -> nn.Module | None:
+    """The module of a value of MODEL.RANDWIRE.TOP_BLOCK."""
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    deepest, shape = list(bottom_up.output_shape().items())[-1]
+    last_level = f"p{int(math.log2(shape.stride))}"
+    make = {
+        "maxpool": LastLevelMaxPool,
+        "p6p7": lambda: LastLevelP6P7(shape.channels, channels, deepest),
+        "p6p7_from_fpn": lambda: LastLevelP6P7(channels, channels, last_level),
+        "p6_from_fpn": lambda: LastLevelP6(channels, last_level),
+        "none": lambda: None,
+    }
+    if name not in make:
+        raise UsageError(f"MODEL.RANDWIRE.TOP_BLOCK {name!r}: expected one of {', '.join(make)}")
+    top = make[name]()
+    if name == "maxpool":  # else it reads p5, which may not be there
+        top.in_feature = last_level
+    return top
+
+
+class LastLevelP6(nn.Module):
+    """One level above an FPN, by a convolution of stride 2; the interface is detectron2's."""
+
+    def __init__(self, channels: int, in_feature: str):
+        super().__init__()
+        self.num_levels, self.in_feature = 1, in_feature
+        self.p6 = nn.Conv2d(channels, channels, 3, 2, 1)
+        c2_xavier_fill(self.p6)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.p6(x)]

@@ -24,6 +24,10 @@ def _our_keys() -> CfgNode:
     add_spec_config(node)
     # Output stages, from conv1 to conv5; res2 to res5 are conv2 to conv5 under a ResNet's names.
     node.OUT_FEATURES = ["conv2", "conv3", "conv4", "conv5"]
+    # What an FPN puts out above its last level: "" for what the builder says; maxpool, as Faster
+    # R-CNN; p6p7, from the last stage, as RetinaNet; p6p7_from_fpn, from the FPN's last level, as
+    # FCOS; p6_from_fpn; or none.
+    node.TOP_BLOCK = ""
     # A ReLU on every output. A stage ends in BN, and each reader in Table 1 begins with a ReLU, but
     # FPN's convolutions do not. RandWire's shipped configs set it; files from before the key have
     # none.

@@ -210,3 +210,41 @@ def test_a_spec_that_is_no_file_or_too_large_for_the_machine_is_refused(tmp_path
         path = tmp_path / name
         with pytest.raises(UserError, match=f"{path}.*{fragment}"):
             build_backbone(tiny_config(**{"MODEL.RANDWIRE.SPEC": path}))
+
+
+LEVELS = {
+    "": ["p2", "p3", "p4", "p5", "p6"],
+    "maxpool": ["p2", "p3", "p4", "p5", "p6"],
+    "p6p7": ["p2", "p3", "p4", "p5", "p6", "p7"],
+    "p6p7_from_fpn": ["p2", "p3", "p4", "p5", "p6", "p7"],
+    "p6_from_fpn": ["p2", "p3", "p4", "p5", "p6"],
+    "none": ["p2", "p3", "p4", "p5"],
+}
+
+
+@pytest.mark.parametrize("top", LEVELS)
+def test_the_levels_above_an_fpn_are_those_of_its_top_block(top):
+    fpn = build_backbone(tiny_config(**{"MODEL.RANDWIRE.TOP_BLOCK": top})).eval()
+    image = torch.randn(1, 3, 128, 192)
+    levels = fpn(image)
+    assert list(levels) == list(fpn.output_shape()) == LEVELS[top]
+    for name, level in levels.items():
+        stride = 2 ** int(name[1])
+        assert fpn.output_shape()[name].stride == stride
+        assert level.shape[2:] == (-(-128 // stride), -(-192 // stride))
+    if top.startswith("p6"):
+        source = levels["p5"] if "from_fpn" in top else fpn.bottom_up(image)["conv5"]
+        assert torch.equal(levels["p6"], fpn.top_block.p6(source))
+
+
+@pytest.mark.parametrize("top", ["maxpool", "p6_from_fpn"])
+def test_a_top_block_reads_the_last_level_where_that_is_not_p5(top):
+    features = ["conv2", "conv3", "conv4"]
+    keys = {"MODEL.RANDWIRE.OUT_FEATURES": features, "MODEL.FPN.IN_FEATURES": features}
+    fpn = build_backbone(tiny_config(**keys, **{"MODEL.RANDWIRE.TOP_BLOCK": top}))
+    assert list(fpn(torch.randn(1, 3, 64, 64))) == ["p2", "p3", "p4", "p5"]
+
+
+def test_an_unknown_top_block_is_refused():
+    with pytest.raises(UserError, match=r"TOP_BLOCK 'p8'.*maxpool"):
+        build_backbone(tiny_config(**{"MODEL.RANDWIRE.TOP_BLOCK": "p8"}))
