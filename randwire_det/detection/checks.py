@@ -68,6 +68,12 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
             f"SOLVER.IMS_PER_BATCH {batch}: expected a multiple of {reference}, the number of"
             f" {'processes' if reference == processes else 'SOLVER.REFERENCE_WORLD_SIZE'}"
         )
+    share, parts = batch // reference, cfg.SOLVER.ACCUMULATE
+    if not eval_only and share % parts:
+        raise UsageError(
+            f"SOLVER.ACCUMULATE {parts}: expected a divisor of {share}, the images of a process in"
+            " a batch"
+        )
     refuse_presets(cfg)
     check_model(cfg)
     for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):

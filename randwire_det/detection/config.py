@@ -46,6 +46,12 @@ def _our_keys() -> CfgNode:
     # too) or "decode" (every pixel). "off" does not check the annotations either.
     ours.DATASETS.CHECK = "headers"
     ours.SOLVER = CfgNode()
+    # Parts of each process' share of IMS_PER_BATCH that go through the model one after the other,
+    # to save memory. Losses are means over a part, and BN's statistics those of a part.
+    ours.SOLVER.ACCUMULATE = 1
+    ours.SOLVER.AMP = CfgNode()
+    # Of AMP.ENABLED: fp16, with a scaled loss, or bf16; auto is fp16 on CUDA and bf16 elsewhere.
+    ours.SOLVER.AMP.DTYPE = "auto"
     # Decay of the exponential moving average of the weights per iteration, such as 0.9998; 0: none.
     ours.SOLVER.EMA_DECAY = 0.0
     ours.TEST = CfgNode()

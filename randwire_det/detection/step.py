@@ -1,15 +1,26 @@
-"""One training iteration of a detector, seeded, with AMP on any device."""
+"""One training iteration of a detector, seeded, with AMP on any device and a batch in parts."""
 
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..run.average import WeightAverage
 from ..run.parallel import World
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of autocast that SOLVER.AMP and MODEL.DEVICE say; None for none."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    auto = "fp16" if cfg.MODEL.DEVICE.startswith("cuda") else "bf16"
+    name = auto if cfg.SOLVER.AMP.DTYPE == "auto" else cfg.SOLVER.AMP.DTYPE
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
 
 
 class TrainStep(SimpleTrainer):
@@ -21,7 +32,8 @@ class TrainStep(SimpleTrainer):
     Args:
         model, loader, optimizer: as in `SimpleTrainer`.
         seed: of the run.
-        amp: autocast to fp16 with loss scaling on CUDA, to bf16 elsewhere.
+        amp: the dtype of autocast, None for none; fp16 scales the loss.
+        parts: of each batch, which go through the model one after the other.
         average: of the weights, updated in every iteration.
     """
 
@@ -32,16 +44,16 @@ class TrainStep(SimpleTrainer):
         optimizer,
         *,
         seed: int,
-        amp: bool,
+        amp: torch.dtype | None,
         world: World,
+        parts: int = 1,
         average: WeightAverage | None = None,
     ):
         super().__init__(model, loader, optimizer)
         device = next(model.parameters()).device.type
-        self.seed, self.world, self.average = seed, world, average
-        dtype = torch.float16 if device == "cuda" else torch.bfloat16
-        self._autocast = torch.autocast(device, dtype, enabled=amp)
-        self._scaler = torch.amp.GradScaler(device, enabled=amp and device == "cuda")
+        self.seed, self.world, self.average, self.parts = seed, world, average, parts
+        self._autocast = torch.autocast(device, amp, enabled=amp is not None)
+        self._scaler = torch.amp.GradScaler(device, enabled=amp is torch.float16)
 
     def run_step(self) -> None:
         """Run one iteration.
@@ -55,18 +67,32 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
         seed = np.random.SeedSequence(self.seed, spawn_key=(self.iter, self.world.rank))
         torch.manual_seed(int(seed.generate_state(1)[0]))
-        with self._autocast:
-            losses = self.model(batch)
-            total = sum(losses.values())
-        if self.world.any(not torch.isfinite(total)):
-            raise FloatingPointError(f"the loss is not finite at iteration {self.iter}")
         self.optimizer.zero_grad()
-        self._scaler.scale(total).backward()
-        self._write_metrics(losses, data_time)
+        size, rest = divmod(len(batch), self.parts)
+        if rest:
+            raise UsageError(f"SOLVER.ACCUMULATE {self.parts}: a batch has {len(batch)} images")
+        means = {}
+        for end in range(size, len(batch) + 1, size):
+            # DDP adds up gradients over processes in the last part.
+            alone = end == len(batch) or self.world.size == 1
+            with nullcontext() if alone else self.model.no_sync():
+                for name, loss in self._backward(batch[end - size : end]).items():
+                    means[name] = means.get(name, 0) + loss
+        self._write_metrics(means, data_time)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self.average:
             self.average.update(self.iter + 1)
+
+    def _backward(self, part: list[dict]) -> dict[str, Tensor]:
+        """Add the gradients of a part; returns its share of the batch's losses."""
+        with self._autocast:
+            losses = {name: loss / self.parts for name, loss in self.model(part).items()}
+            total = sum(losses.values())
+        if self.world.any(not torch.isfinite(total)):
+            raise FloatingPointError(f"the loss is not finite at iteration {self.iter}")
+        self._scaler.scale(total).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"scaler": self._scaler.state_dict(), "seed": self.seed}

@@ -28,7 +28,7 @@ from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config, without_weights
 from .presets import refuse_presets
 from .results import record_evaluation, result_dir
-from .step import TrainStep
+from .step import TrainStep, amp_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class RandWireTrainer(DefaultTrainer):
             self.build_train_loader(cfg),
             optimizer,
             seed=cfg.SEED,
-            amp=cfg.SOLVER.AMP.ENABLED,
+            amp=amp_dtype(cfg),
+            parts=cfg.SOLVER.ACCUMULATE,
             world=self.world,
             average=self.average,
         )

@@ -29,6 +29,7 @@ RANGES = {
     "SOLVER.WARMUP_ITERS": (0, math.inf),
     "SOLVER.WARMUP_FACTOR": (0, math.inf),
     "SOLVER.GAMMA": (0, math.inf),
+    "SOLVER.ACCUMULATE": (1, math.inf),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
     "SEED": (-math.inf, 2**31),  # numpy's seeds have 32 bits
     "DATALOADER.NUM_WORKERS": (0, 1024),
@@ -83,6 +84,7 @@ CHOICES = {
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "SOLVER.AMP.DTYPE": ("auto", "fp16", "bf16"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
 }

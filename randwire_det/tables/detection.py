@@ -17,7 +17,12 @@ VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
 TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
 # Keys that are newer than some records, with the values that these were made with.
-LATER_KEYS = {"MODEL.RANDWIRE.RELU_OUTPUTS": False, "MODEL.RANDWIRE.TOP_BLOCK": ""}
+LATER_KEYS = {
+    "MODEL.RANDWIRE.RELU_OUTPUTS": False,
+    "MODEL.RANDWIRE.TOP_BLOCK": "",
+    "SOLVER.ACCUMULATE": 1,
+    "SOLVER.AMP.DTYPE": "auto",
+}
 PAPERS, OTHERS = "Table 5: here / paper", "Other runs"  # headings
 
 

@@ -5,8 +5,10 @@ import itertools
 import logging
 from statistics import median
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from detection_helpers import RUN, one_input, tiny_config
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
@@ -15,7 +17,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
 
 from randwire_det.coco.datasets import register_coco_datasets
-from randwire_det.detection.step import TrainStep
+from randwire_det.detection.step import TrainStep, amp_dtype
 from randwire_det.detection.trainer import RandWireTrainer
 from randwire_det.errors import UserError
 from randwire_det.run.average import WeightAverage
@@ -32,7 +34,7 @@ def detector():
     return build_model(tiny_config()), [one_input(), one_input()]
 
 
-def step_of(detector, *, amp=False, decay=0.0, **changes):
+def step_of(detector, *, amp=None, parts=1, decay=0.0, **changes):
     """A `TrainStep` on a copy of the detector, with the optimizer of a config."""
     model, batch = copy.deepcopy(detector)
     cfg = tiny_config(**PLAIN | changes)
@@ -42,6 +44,7 @@ def step_of(detector, *, amp=False, decay=0.0, **changes):
         build_optimizer(cfg, model),
         seed=1,
         amp=amp,
+        parts=parts,
         world=World(),
         average=WeightAverage(model, decay) if decay else None,
     )
@@ -111,11 +114,76 @@ def test_gradients_are_clipped_after_they_are_unscaled(detector, gradients, kind
 
 
 def test_amp_on_the_cpu_learns_as_without_it(detector):
-    plain, amp = step_of(detector), step_of(detector, amp=True)
+    plain, amp = step_of(detector), step_of(detector, amp=torch.bfloat16)
     ours, theirs = run(amp, 3), run(plain, 3)
     assert ours != theirs
     assert ours == pytest.approx(theirs, rel=0.02)
     assert {parameter.dtype for parameter in amp.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "dtype"),
+    [
+        ("cuda", {}, None),
+        ("cuda", {"SOLVER.AMP.ENABLED": True}, torch.float16),
+        ("cpu", {"SOLVER.AMP.ENABLED": True}, torch.bfloat16),
+        ("cuda:1", {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.DTYPE": "bf16"}, torch.bfloat16),
+        ("cpu", {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.DTYPE": "fp16"}, torch.float16),
+    ],
+)
+def test_the_dtype_of_amp_is_that_of_the_config(device, changes, dtype):
+    assert amp_dtype(tiny_config(**{"MODEL.DEVICE": device} | changes)) is dtype
+
+
+# --- a batch in parts
+
+
+def losses_and_gradients(detector, parts, rank=0):
+    """The slow way: each part by itself, the same random draws, the mean of the results."""
+    model, batch = copy.deepcopy(detector)
+    torch.manual_seed(int(np.random.SeedSequence(1, spawn_key=(0, rank)).generate_state(1)[0]))
+    total, size = 0, len(batch) // parts
+    for at in range(0, len(batch), size):
+        with EventStorage():
+            loss = sum(model(batch[at : at + size]).values()) / parts
+        loss.backward()
+        total += loss.item()
+    return total, {name: each.grad for name, each in model.named_parameters()}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_batch_in_parts_is_the_mean_of_its_parts(detector, parts):
+    model, batch = detector
+    several = model, batch * 2
+    step = step_of(several, parts=parts)
+    (loss,) = run(step)
+    expected, gradients = losses_and_gradients(several, parts)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    ours = {name: each.grad for name, each in step.model.named_parameters()}
+    torch.testing.assert_close(ours, gradients)
+
+
+def step_in_two(rank, detector, folder):
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    world = World(rank, 2)
+    step = step_of(detector, parts=2)
+    step.world, step.model, step.iter = world, world.parallel(step.model), 0
+    with EventStorage():
+        step.run_step()
+    gradients = {name: each.grad for name, each in step.model.module.named_parameters()}
+    torch.save(gradients, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow_suite
+def test_two_processes_with_parts_have_the_mean_of_their_gradients(detector, tmp_path):
+    torch.multiprocessing.spawn(step_in_two, (detector, str(tmp_path)), nprocs=2)
+    alone = [losses_and_gradients(detector, 2, rank)[1] for rank in (0, 1)]
+    expected = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pth"), expected)
 
 
 # --- average
