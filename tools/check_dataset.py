@@ -46,6 +46,11 @@ def parse_args():
         metavar="YAML",
         help="instead: the DATASETS of a detection config, a file or the name of a shipped one",
     )
+    parser.add_argument(
+        "--fix",
+        metavar="OUT.json",
+        help="write a repaired copy of --json there, say what was changed, and report on the copy",
+    )
     parser.add_argument("--decode", action="store_true", help="read every pixel, not just headers")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the report")
     parser.add_argument(
@@ -59,6 +64,7 @@ def parse_args():
         getattr(args, "use", None),
         args.masks or None,
         args.max_size,
+        args.fix,
     ]
     if args.config_file is None:
         if args.json is None or args.images is None or args.opts:
@@ -66,6 +72,23 @@ def parse_args():
     elif any(value is not None for value in single):
         parser.error("--config-file says which data sets and what for: leave out other options")
     return args
+
+
+def fix(source: str, images: str, output: str, *, decode: bool) -> str:
+    """Write a repaired copy of an annotation file, and print what was changed."""
+    from randwire_det.coco.coco_json import read_coco
+    from randwire_det.coco.fixing import fixed
+    from randwire_det.run.files import replace_file
+
+    if Path(output).exists():
+        raise UsageError(f"--fix {output} exists already: name a new file, or remove it")
+    if Path(output).suffix != ".json" or not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"--fix {output}: expected a name that ends in .json, in a folder")
+    content, changes = fixed(read_coco(source, may_lack=("annotations",)), images, decode=decode)
+    data = json.dumps(content).encode()
+    replace_file(output, lambda file: file.write(data))
+    print(printable(f"{output} is written; {changes.to_text()}\n"), file=sys.stderr)
+    return output
 
 
 def main():
@@ -80,6 +103,8 @@ def main():
     logging.basicConfig(format="%(message)s")
     logging.getLogger("randwire_det").setLevel(logging.INFO)
     depth = "decode" if args.decode else "headers"
+    if args.fix is not None:
+        args.json = fix(args.json, args.images, args.fix, decode=args.decode)
     if args.config_file is None:
         training = getattr(args, "use", "train") == "train"
         reports = [

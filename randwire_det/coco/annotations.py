@@ -63,7 +63,7 @@ def check_annotations(
             *_category_faults(annotation, categories, spelled[1]),
             *_flag_faults(annotation, crowd, training),
             *_box_faults(annotation, image, optional=bool(crowd) and training),
-            *_segmentation_faults(annotation.get("segmentation"), image),
+            *segmentation_faults(annotation.get("segmentation"), image),
         ]
         if masks and not crowd and not annotation.get("segmentation"):
             faults.append(("mask-missing", ""))
@@ -147,7 +147,7 @@ def _box_faults(annotation: dict, image: dict, *, optional: bool) -> Iterator[Fa
         yield "box-over-edge", detail
 
 
-def _segmentation_faults(segmentation: object, image: dict) -> Iterator[Fault]:
+def segmentation_faults(segmentation: object, image: dict) -> Iterator[Fault]:
     if not segmentation:  # missing or empty: detectron2 uses the box only
         return
     if type(segmentation) is dict:
