@@ -79,6 +79,14 @@ def check_categories(
     return set(known)
 
 
+def check_every_class_is_seen(categories: list, annotations: list, found: Found) -> None:
+    """Report the categories that no annotation has."""
+    seen = {str(each["category_id"]) for each in annotations if has_ids(each, "category_id")}
+    for category in categories:
+        if not category_fault(category) and str(category["id"]) not in seen:
+            found("category-without-objects", short(category["name"]))
+
+
 def _check_sortable(known: dict, kind: str, found: Found) -> None:
     """Report ids that are partly text, as detectron2 sorts them."""
     texts = [key for key in known if isinstance(key, str)]

@@ -16,7 +16,12 @@ from ..errors import UsageError, UserError
 from .annotations import check_annotations
 from .classes import number_of_outputs
 from .coco_json import CURES, LISTS, CocoError, read_coco, short
-from .content import check_categories, check_files, check_images
+from .content import (
+    check_categories,
+    check_every_class_is_seen,
+    check_files,
+    check_images,
+)
 from .datasets import check_datasets, is_coco
 from .resizing import MAX_SIZE, max_size
 
@@ -80,6 +85,7 @@ WARNINGS = {
     "image-file-twice": "each entry treats the other's objects as background: merge them",
     "image-rotated": "detectron2 rotates the image as EXIF says: the boxes must be those of the"
     " rotated image",
+    "category-without-objects": "the class is never seen, so its output learns only not to fire",
     "category-name-twice": "they are learned as different classes",
     "box-empty": "zero width or height: detectron2 ignores the box",
     "box-outside": "the box is outside the image: detectron2 ignores it",
@@ -213,10 +219,13 @@ def check_dataset(
         return report
     entries, categories, annotations = (content[key] for key in LISTS)
     known = check_images(entries, longest, report.add)
+    classes = check_categories(categories, num_classes, report.add, training=training)
+    if training and annotations:
+        check_every_class_is_seen(categories, annotations, report.add)
     counts = check_annotations(
         annotations,
         known,
-        check_categories(categories, num_classes, report.add, training=training),
+        classes,
         report.add,
         training=training,
         masks=masks and training,

@@ -127,7 +127,11 @@ COPES = {
     "image-file-twice": again("images", id=4),
     "image-rotated": swap_sides,
     "image-rotated, sides as before": orient(3),
-    "category-name-twice": again("categories", id=4),
+    "category-name-twice": lambda coco: (
+        again("categories", id=4)(coco),
+        entry("annotations", category_id=4)(coco),
+    ),
+    "category-without-objects": again("categories", id=4, name="unseen"),
     "box-empty": entry("annotations", bbox=[1, 2, 0, 4]),
     "box-outside": entry("annotations", bbox=[WIDTH, 2, 3, 4]),
     "box-outside, left": entry("annotations", bbox=[-5, 2, 3, 4]),
