@@ -65,15 +65,16 @@ def test_what_a_file_says_does_not_reach_the_terminal_raw(tmp_path):
 
 # Of each tool that imports torch: a command that leads to it.
 IMPORTS = {
-    "benchmark_loader.py": ["--help"],
-    "check_dataset.py": ["--help"],
-    "convert_baseline.py": ["--help"],
+    "benchmark_loader.py": ["--config-file", "no_such.yaml"],
+    "check_dataset.py": ["--json", "no_such.json", "--images", "."],
+    "convert_baseline.py": ["no_such.pth", "--output", "resnet.pth"],
     "draw_wiring.py": ["--spec", "no_such.pth"],
+    "inspect_checkpoint.py": ["no_such.pth"],
     "predict.py": ["--weights", "no_such.pth", "--input", "."],
-    "pretrain_imagenet.py": ["--help"],
+    "pretrain_imagenet.py": ["--config-file", "no_such.yaml"],
     "report.py": ["OUTPUT_DIR"],
     "tables.py": ["OUTPUT_DIR"],
-    "train_net.py": ["--help"],
+    "train_net.py": ["--config-file", "no_such.yaml"],
 }
 
 
