@@ -20,6 +20,7 @@ from reference import evaluate
 from specs import tiny_spec
 from torch import Tensor
 
+from randwire_det.benchmark.gpu import tf32
 from randwire_det.benchmark.networks import node_by_node
 from randwire_det.network import RandWire
 from randwire_det.network.graphs import graphed
@@ -207,18 +208,10 @@ def _errors(found, truth) -> dict[str, float]:
 @contextmanager
 def arithmetic(device: str, precision: str) -> Iterator[None]:
     """TF32 on or off, autocast for half precisions."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [each.allow_tf32 for each in switches]
-    for each in switches:
-        each.allow_tf32 = precision == "tf32"
-    kind = torch.device(device).type
     dtype = DTYPES.get(precision, torch.float64)
-    try:
-        with torch.autocast(kind, dtype, enabled=precision in HALF):
-            yield
-    finally:
-        for each, value in zip(switches, before, strict=True):
-            each.allow_tf32 = value
+    autocast = torch.autocast(torch.device(device).type, dtype, enabled=precision in HALF)
+    with tf32(precision == "tf32"), autocast:
+        yield
 
 
 # --- the ways

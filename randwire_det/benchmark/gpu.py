@@ -86,13 +86,13 @@ def measured(
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """TF32 for convolutions and matrix products, as most people train."""
+def tf32(enabled: bool = True) -> Iterator[None]:
+    """TF32 for convolutions and matrix products, as most people train, or none."""
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [each.allow_tf32 for each in switches]
     try:
         for each in switches:
-            each.allow_tf32 = True
+            each.allow_tf32 = enabled
         yield
     finally:
         for each, value in zip(switches, before, strict=True):

@@ -115,17 +115,29 @@ def check_files(
                 found(kind, f"{short(image['file_name'])}{detail and ': '}{detail}")
 
 
+def size_in_file(path: str, *, decode: bool) -> tuple[tuple[int, int], int]:
+    """(width, height) of a picture as EXIF turns it, and EXIF's orientation.
+
+    Args:
+        decode: read every pixel, just as detectron2 will.
+
+    Raises:
+        Exception: the picture cannot be read; Pillow raises almost anything for broken bytes.
+    """
+    with opened(path, open_file) as picture:
+        turn, size = orientation(picture), picture.size
+    if decode:
+        height, width = read_image(path, "RGB").shape[:2]
+        return (width, height), turn
+    return (size[::-1] if turn >= 5 else size), turn
+
+
 def _file_faults(entry: tuple[dict, str], depth: str) -> list[Fault]:
     image, path = entry
     if depth == "none":
         return [] if PathManager.isfile(path) else [("image-absent", "")]
     try:
-        with opened(path, open_file) as picture:
-            turn, size = orientation(picture), picture.size
-            size = size[::-1] if turn >= 5 else size
-            if depth == "decode":
-                height, width = read_image(path, "RGB").shape[:2]  # just as detectron2 will
-                size = width, height
+        size, turn = size_in_file(path, decode=depth == "decode")
     except (FileNotFoundError, NotADirectoryError):
         return [("image-absent", "")]
     except Exception as error:  # Pillow raises almost anything for broken bytes

@@ -1,4 +1,4 @@
-"""Repairs a COCO-format data set: mends what has one sure remedy, leaves out what cannot be used.
+"""Repairs a COCO-format data set: corrects unambiguous faults, and drops what cannot be used.
 
 Files are never changed, and nothing is guessed: an image whose size differs from the JSON's keeps
 its entry, since its boxes may be those of another image.
@@ -7,13 +7,12 @@ its entry, since its boxes may be those of another image.
 import os
 from dataclasses import dataclass, field
 
-from detectron2.data.detection_utils import read_image
-
 from ..errors import UserError
-from ..run.pictures import opened, orientation, reason
+from ..run.pictures import reason
 from .annotations import segmentation_faults, size_of
 from .coco_json import area_of, category_fault, has_ids, is_box, is_crowd, short
-from .file_names import FileNames, open_file
+from .content import size_in_file
+from .file_names import FileNames
 
 
 @dataclass
@@ -86,9 +85,10 @@ def _images(entries: list, root: str, decode: bool, changes: Changes) -> tuple[l
             changes.add("entries of one file merged", short(name))
             ids[image["id"]] = by_name[name]
             continue
-        size = _size(os.path.join(root, name), decode)
-        if isinstance(size, str):
-            changes.add("images that cannot be read left out", f"{short(name)}: {size}")
+        try:
+            size, _ = size_in_file(os.path.join(root, name), decode=decode)
+        except Exception as error:
+            changes.add("images that cannot be read left out", f"{short(name)}: {reason(error)}")
             continue
         if size_of(image) is None:
             changes.add("sizes taken from the file", f"{short(name)}: {size[0]} x {size[1]}")
@@ -96,17 +96,6 @@ def _images(entries: list, root: str, decode: bool, changes: Changes) -> tuple[l
         by_name[name] = ids[image["id"]] = image["id"]
         kept.append(image | {"file_name": name})
     return _renumbered_if_mixed(kept, ids, "image", changes)
-
-
-def _size(path: str, decode: bool) -> tuple[int, int] | str:
-    """Width and height as EXIF turns the picture, or why it cannot be read."""
-    try:
-        if decode:
-            return read_image(path, "RGB").shape[1::-1]
-        with opened(path, open_file) as picture:
-            return picture.size[::-1] if orientation(picture) >= 5 else picture.size
-    except Exception as error:  # Pillow raises almost anything for broken bytes
-        return reason(error)
 
 
 def _categories(entries: list, changes: Changes) -> tuple[list[dict], dict]:
