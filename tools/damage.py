@@ -17,7 +17,6 @@ without further training, and writes to --output:
 import argparse
 import logging
 import sys
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -61,11 +60,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    logging.basicConfig(format="%(message)s")
-    for name in ("randwire_det", "pretrain"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    if not sys.warnoptions:  # torch and detectron2 warn of each other's age
-        warnings.simplefilter("ignore")
+    cli.show_log("randwire_det", "pretrain")
     checkpoint = getattr(args, "checkpoint", None)
     if bool(args.gather) == bool(checkpoint):
         raise UsageError("expected either a checkpoint or --gather with records of earlier runs")

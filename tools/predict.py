@@ -20,7 +20,6 @@ The exit status is 0 even if some pictures were skipped as unreadable, 1 if all 
 import argparse
 import logging
 import sys
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,10 +49,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("randwire_det").setLevel(logging.INFO)
-    if not sys.warnoptions:  # torch and detectron2 warn of each other's age
-        warnings.simplefilter("ignore")
+    cli.show_log("randwire_det")
 
     with cli.quiet_imports():
         import torch

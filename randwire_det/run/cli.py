@@ -44,6 +44,16 @@ def quiet_imports() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def show_log(*packages: str) -> None:
+    """Print the log of these packages from INFO up to stderr, and no warnings but those asked for
+    (-W): torch and detectron2 warn of each other's age, which is nothing that a user could mend."""
+    logging.basicConfig(format="%(message)s")
+    for name in packages:
+        logging.getLogger(name).setLevel(logging.INFO)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a command; a user error becomes one line on stderr and an exit status.
 

@@ -1,0 +1,257 @@
+"""tools/export.py: files that compute what the checkpoint does, wherever they run."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, assert_refused, run_python, run_tool
+from detection_helpers import save_baseline, tiny_config, tiny_detector
+from PIL import Image
+
+from pretrain.export import exportable_classifier
+from randwire_det.detection.export import exportable_detector
+from randwire_det.detection.predict import Predictor
+from randwire_det.detection.stored import load_detector
+from randwire_det.detection.trainer import build_checkpointer
+from randwire_det.export.formats import METADATA, open_file, write
+from randwire_det.export.parity import compare
+from randwire_det.run.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow_suite
+
+SMALL = {"INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 96}
+MASKS = {
+    "MODEL.MASK_ON": True,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 8,
+}
+HEADS = {
+    "faster": {},
+    "mask": MASKS,
+    "cascade": MASKS
+    | {
+        "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    },
+    "retinanet": {
+        "MODEL.META_ARCHITECTURE": "RetinaNet",
+        "MODEL.BACKBONE.NAME": "build_retinanet_randwire_fpn_backbone",
+        "MODEL.RANDWIRE.OUT_FEATURES": "['conv3', 'conv4', 'conv5']",
+        "MODEL.FPN.IN_FEATURES": "['conv3', 'conv4', 'conv5']",
+        "MODEL.RETINANET.IN_FEATURES": "['p3', 'p4', 'p5', 'p6', 'p7']",
+        "MODEL.RETINANET.NUM_CLASSES": 3,
+        "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+        "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256], [512]]",
+    },
+}
+
+
+def store(folder, seed=2, **changes):
+    """A tiny detector's checkpoint.
+
+    Its scores and boxes are spread: of equal scores, as of a sigmoid that is saturated, and of
+    anchors that overlap by just the threshold, rounding would decide which are kept.
+    """
+    torch.manual_seed(seed)
+    changes = SMALL | changes
+    cfg, model = tiny_config(**changes, OUTPUT_DIR=folder), tiny_detector(**changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if re.search("^head.*weight", name):  # RetinaNet's, whose maps vanish
+                torch.nn.init.kaiming_normal_(parameter)
+            elif re.search("(cls_score|objectness_logits|bbox_pred|anchor_deltas).*weight", name):
+                parameter.mul_(30)
+    checkpointer = build_checkpointer(cfg, model.eval())
+    checkpointer.classes = ["square", "wide", "tall"]
+    checkpointer.save("model_final")
+    return folder / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return store(tmp_path_factory.mktemp("detector"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Pictures of three shapes, all others than the one that is traced with."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, size in {
+        "photo.jpg": (130, 100),
+        "tall.png": (64, 150),
+        "small.png": (40, 40),
+    }.items():
+        blocks = rng.integers(0, 256, (size[1] // 10, size[0] // 10, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize(size).save(folder / name)
+    return folder
+
+
+def exported(checkpoint, to, pictures, output, *options):
+    done = run_tool(
+        "export.py", checkpoint, "--to", to, "--output", output, "--pictures", pictures, *options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(boxes, scores, classes):
+    """(n, 6), scaled such that a hundredth counts in each column."""
+    return torch.column_stack([boxes, 100 * scores, classes])
+
+
+@pytest.mark.parametrize("to", ["onnx", "torchscript"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_detector_detects_the_same_at_any_size(head, to, pictures, tmp_path):
+    checkpoint = store(tmp_path, **HEADS[head])
+    network = exportable_detector(load_checkpoint(checkpoint))
+    assert len(network.outputs) == (4 if "MODEL.MASK_ON" in HEADS[head] else 3)
+    write(network, to, tmp_path / "file")
+    run = open_file(to, tmp_path / "file")
+    model, cfg, _ = load_detector(checkpoint, "cpu")
+    read = Predictor(model, cfg).read
+    for path in pictures.iterdir():
+        pixels = read(path)[1]
+        with torch.no_grad():
+            (whole,) = model([{"image": pixels}])
+        whole, found = whole["instances"], run(pixels.float())
+        assert len(whole) == len(found[0]) > 3
+        ours = rows(whole.pred_boxes.tensor, whole.scores, whole.pred_classes)
+        distances = torch.cdist(ours, rows(*found[:3]), p=torch.inf)
+        assert distances.amin(dim=0).max() < 1e-2 and distances.amin(dim=1).max() < 1e-2
+    result = compare(network, run, pictures.iterdir())
+    assert result.agrees and "0 of 0" not in result.lines[0]
+
+
+def test_a_file_of_other_weights_does_not_agree(detector, pictures, unbroken, colours, tmp_path):
+    other = exportable_detector(load_checkpoint(store(tmp_path, seed=3)))
+    write(other, "torchscript", tmp_path / "file")
+    network = exportable_detector(load_checkpoint(detector))
+    run = open_file("torchscript", tmp_path / "file")
+    assert not compare(network, run, pictures.iterdir()).agrees
+
+    classifier = exportable_classifier(load_checkpoint(unbroken / "model_final.pth"))
+
+    def run_other(image):
+        return (classifier.original(image * 0.9),)
+
+    assert not compare(classifier, run_other, pictures.iterdir()).agrees
+
+
+@pytest.mark.parametrize("to", ["onnx", "torchscript", "torch_export"])
+def test_a_classifier_takes_any_batch_and_size(to, unbroken, colours, tmp_path):
+    checkpoint, path = unbroken / "model_final.pth", tmp_path / "file"
+    printed = exported(checkpoint, to, colours / "val", path)
+    count = len(list((colours / "val").glob("*/*")))
+    assert f"{count} pictures: the same class for {count}" in printed
+    as_trained, of_file = re.findall(r"([\d.]+) %", printed)
+    assert as_trained == of_file and f"top-1 on the {count} pictures" in printed
+
+    network, run = exportable_classifier(load_checkpoint(checkpoint)), open_file(to, path)
+    if to == "torch_export":  # whose last map of one pixel cannot become one of more
+        network = replace(network, example=torch.zeros(2, 3, 64, 64))
+        write(network, to, path)
+        run = open_file(to, path)
+    for shape in ((1, 3, 64, 33), (5, 3, 48, 40)):
+        image = torch.rand(shape) * 255
+        with torch.no_grad():
+            torch.testing.assert_close(run(image)[0], network.original(image), rtol=1e-4, atol=1e-5)
+
+
+def test_int8_keeps_metadata_and_classes(unbroken, colours, tmp_path):
+    import onnx
+
+    checkpoint, path = unbroken / "model_final.pth", tmp_path / "file.onnx"
+    printed = exported(checkpoint, "onnx", colours / "val", path, "--int8")
+    small = onnx.load(tmp_path / "file.int8.onnx")
+    metadata = {each.key: each.value for each in small.metadata_props}
+    assert json.loads(metadata[METADATA])["classes"] == ["blue", "green", "red"]
+    spec = load_checkpoint(checkpoint).spec
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("Conv") > sum(
+        len(stage.dag.predecessors) for stage in spec.stages if stage.dag
+    )
+    weights = {node.input[0] for node in small.graph.node if node.op_type == "DequantizeLinear"}
+    in_int8 = {
+        each.name for each in small.graph.initializer if each.data_type == onnx.TensorProto.INT8
+    }
+    assert len(weights & in_int8) == kinds.count("Conv")
+    assert printed.count("written:") == 2
+    # Three plain colours: what is learned of them survives 8 bits.
+    *_, as_trained, of_file = map(float, re.findall(r"([\d.]+) %", printed))
+    assert as_trained > 90 and of_file > 90
+
+
+PAGE = (REPO / "docs/deployment.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ALONE = """
+import sys
+sys.modules |= dict.fromkeys(["randwire_det", "detectron2", "pretrain"])  # cannot be imported
+"""
+
+
+def run_block(name, folder):
+    """What a block of docs/deployment.md prints in a folder, without this package."""
+    (block,) = [each for each in BLOCKS if name in each]
+    done = run_python("-c", ALONE + block.replace("0.5:", "0.3:"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_onnx_example_finds_what_predict_finds(detector, pictures, tmp_path):
+    exported(detector, "onnx", pictures, tmp_path / "faster_rcnn.onnx")
+    shutil.copy(pictures / "photo.jpg", tmp_path)
+    lines = run_block("faster_rcnn.onnx", tmp_path).splitlines()
+    done = run_tool(
+        "predict.py",
+        "--weights",
+        detector,
+        "--input",
+        tmp_path / "photo.jpg",
+        "--output",
+        tmp_path / "out",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out/predictions.json").read_text())
+    rows = sorted((row for row in rows if row["score"] >= 0.3), key=lambda row: -row["score"])
+    assert len(lines) == len(rows) > 3
+    for line, row in zip(lines, rows, strict=True):
+        name, score, *box = line.split()
+        x, y, width, height = row["bbox"]
+        corners = [x, y, x + width, y + height]
+        assert (name, float(score)) == (row["category"], pytest.approx(row["score"], abs=2e-3))
+        assert [float(each) for each in box] == pytest.approx(corners, abs=0.5)
+
+
+def test_the_other_examples_run(detector, unbroken, colours, pictures, tmp_path):
+    network = exportable_detector(load_checkpoint(detector))
+    write(network, "torchscript", tmp_path / "faster_rcnn.ts")
+    shutil.copy(pictures / "photo.jpg", tmp_path)
+    assert "wide" in run_block("faster_rcnn.ts", tmp_path)
+    network = exportable_classifier(load_checkpoint(unbroken / "model_final.pth"))
+    write(network, "torch_export", tmp_path / "c78.pt2")
+    shutil.copy(next((colours / "val/red").iterdir()), tmp_path / "photo.jpg")
+    assert run_block("c78.pt2", tmp_path).strip() == "red"
+    assert len(BLOCKS) == 3
+
+
+def test_what_cannot_be_exported_is_refused(detector, pictures, tmp_path):
+    def refused(*options, status=1):
+        done = run_tool("export.py", *options, "--output", tmp_path / "file")
+        assert done.returncode == status and not (tmp_path / "file").exists()
+        return done
+
+    assert_refused(refused(detector, "--to", "torch_export", status=2), "onnx or torchscript")
+    save_baseline(tmp_path / "baseline.pth")
+    assert_refused(refused(tmp_path / "baseline.pth", "--to", "onnx"), "torchvision's resnet50")
+    assert_refused(refused(detector, "--to", "onnx", "--int8", status=2), "--pictures")
+    assert_refused(refused(tmp_path / "none.pth", "--to", "onnx"), "none.pth")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    options = "--to", "onnx", "--pictures", tmp_path / "broken.jpg"
+    assert_refused(refused(detector, *options), "broken.jpg")
+    options = "--to", "onnx", "--pictures", tmp_path / "nothing"
+    assert_refused(refused(detector, *options), "no such file")
