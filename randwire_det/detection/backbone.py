@@ -1,6 +1,7 @@
 """RandWire as a detectron2 Backbone, alone or under an FPN."""
 
 import math
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -8,6 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from fvcore.nn.weight_init import c2_xavier_fill
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ..config.network_keys import spec_from_config
@@ -24,7 +26,7 @@ class RandWireBackbone(Backbone):
     """`RandWire` as a detectron2 `Backbone`.
 
     Args:
-        spec: the network.
+        spec: the network; or the plain data of `NetworkSpec.to_dict`, which a LazyConfig can hold.
         out_features: output stages, any of conv1 to conv5, or res2 to res5 for conv2 to conv5; they
             are put out under the given names. Stages after the last are not built.
         norm: FrozenBN, BN, SyncBN or GN.
@@ -33,14 +35,14 @@ class RandWireBackbone(Backbone):
         memory: "standard" or "lean", as in `RandWire`.
 
     Raises:
-        UserError: an unknown feature, norm or memory, one stage by two names, or `freeze_at` is out
-            of range.
+        UserError: a bad spec, an unknown feature, norm or memory, one stage by two names, or
+            `freeze_at` is out of range.
     """
 
     def __init__(
         self,
         *,
-        spec: NetworkSpec,
+        spec: NetworkSpec | Mapping,
         out_features: list[str] | tuple[str, ...] = ("conv2", "conv3", "conv4", "conv5"),
         norm: str = "FrozenBN",
         relu_outputs: bool = False,
@@ -48,6 +50,10 @@ class RandWireBackbone(Backbone):
         memory: str = "standard",
     ):
         super().__init__()
+        if OmegaConf.is_config(spec):
+            spec = OmegaConf.to_container(spec)
+        if not isinstance(spec, NetworkSpec):
+            spec = NetworkSpec.from_dict(spec)
         if norm not in NORMS:
             raise UsageError(f"NORM {norm!r}: expected one of {', '.join(NORMS)}")
         if type(freeze_at) is not int or not 0 <= freeze_at <= len(spec.stages):

@@ -26,7 +26,7 @@ def test_every_config_is_found_from_any_directory(installed, tmp_path):
     script = (
         "import randwire_det, randwire_det.config.files as c;"
         "print(randwire_det.__file__, *sorted(str(p.relative_to(c.SHIPPED))"
-        " for p in c.SHIPPED.rglob('*.yaml')), sep='\\n');"
+        " for p in c.SHIPPED.rglob('*.*') if p.suffix != '.pyc'), sep='\\n');"
         "print(c.config_path('faster_rcnn_randwire_c109.yaml'))"
     )
     done = run_python("-c", script, cwd=tmp_path, env={"PYTHONPATH": str(installed)})
@@ -34,7 +34,8 @@ def test_every_config_is_found_from_any_directory(installed, tmp_path):
     package, *configs, found = done.stdout.splitlines()
     assert package == str(installed / "randwire_det" / "__init__.py")
     shipped = REPO / "configs"
-    assert configs == sorted(str(path.relative_to(shipped)) for path in shipped.rglob("*.yaml"))
+    files = [path for kind in ("*.yaml", "*.py") for path in shipped.rglob(kind)]
+    assert configs == sorted(str(path.relative_to(shipped)) for path in files)
     assert found.startswith(str(installed))
 
 
