@@ -64,7 +64,13 @@ def run_both(trunk, image):
     """Maps and running statistics of the trunk, and those of the reference evaluator."""
     parameters = dict(trunk.named_parameters())
     statistics = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
-    expected = evaluate(trunk.spec, parameters | statistics, image, trunk.training)
+    expected = evaluate(
+        trunk.spec,
+        parameters | statistics,
+        image,
+        trunk.training,
+        output_stride=trunk.output_stride,
+    )
     ours = trunk(image)
     return ours, expected, statistics
 

@@ -33,10 +33,11 @@ class RandWireBackbone(Backbone):
         relu_outputs: apply a ReLU to every output.
         freeze_at: freeze conv1 to conv<freeze_at> with their normalisation; 0 freezes none.
         memory: "standard" or "lean", as in `RandWire`.
+        output_stride: 32, 16 or 8, by dilation, as in `RandWire`.
 
     Raises:
-        UserError: a bad spec, an unknown feature, norm or memory, one stage by two names, or
-            `freeze_at` is out of range.
+        UserError: a bad spec, an unknown feature, norm, memory or output stride, one stage by two
+            names, or `freeze_at` is out of range.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RandWireBackbone(Backbone):
         relu_outputs: bool = False,
         freeze_at: int = 0,
         memory: str = "standard",
+        output_stride: int = 32,
     ):
         super().__init__()
         if OmegaConf.is_config(spec):
@@ -68,6 +70,7 @@ class RandWireBackbone(Backbone):
             out_features=list(self.given_names),
             norm=lambda channels: _make_norm(norm, channels),
             memory=memory,
+            output_stride=output_stride,
         )
         self.relu_outputs = relu_outputs
         self._freeze(freeze_at)
@@ -133,6 +136,7 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec | None, readers_names=()) -> Ran
         relu_outputs=cfg.MODEL.RANDWIRE.RELU_OUTPUTS,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         memory=cfg.MODEL.RANDWIRE.MEMORY,
+        output_stride=cfg.MODEL.RANDWIRE.OUTPUT_STRIDE,
     )
 
 

@@ -33,7 +33,8 @@ from .preprocessing import PREPROCESSING_KEYS
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS = "model_*.pth"
-RELU_OUTPUTS = "MODEL.RANDWIRE.RELU_OUTPUTS"
+# Keys by which equal weights put out other maps, with their values in files from before the key.
+OUTPUT_KEYS = {"MODEL.RANDWIRE.RELU_OUTPUTS": False, "MODEL.RANDWIRE.OUTPUT_STRIDE": 32}
 
 
 class RandWireCheckpointer(DetectionCheckpointer):
@@ -76,8 +77,9 @@ class RandWireCheckpointer(DetectionCheckpointer):
         self.average = average
         self.trunk_name, self.trunk = _find_trunk(self.model)
         self.spec = self.trunk.spec if isinstance(self.trunk, RandWire) else None
-        modules = self.model.modules()
-        self.relu_outputs = any(getattr(each, "relu_outputs", False) for each in modules)
+        relu = any(getattr(each, "relu_outputs", False) for each in self.model.modules())
+        stride = getattr(self.trunk, "output_stride", 32)
+        self.output_values = dict(zip(OUTPUT_KEYS, (relu, stride), strict=True))
 
     def save(self, name: str, **kwargs) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -139,7 +141,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         """
         self.logger.info(f"[Checkpointer] Loading from {checkpoint.path} ...")
         whole = checkpointables is None
-        check_fits(checkpoint, self.spec, self.preprocessing, self.relu_outputs)
+        check_fits(checkpoint, self.spec, self.preprocessing, self.output_values)
         check_outputs(checkpoint, self.classes, relearned=not whole)
         if checkpoint.kind != "detector" and whole:
             raise UserError(
@@ -247,14 +249,14 @@ def check_fits(
     checkpoint: Checkpoint,
     spec: NetworkSpec | None,
     preprocessing: Preprocessing,
-    relu_outputs: bool,
+    output_values: dict,
 ) -> None:
     """Refuse a checkpoint of another network or another preprocessing than the config's.
 
     Args:
         spec: of the config's RandWire; None if the config builds a ResNet.
         preprocessing: of the config.
-        relu_outputs: whether the config's RandWire ends in a ReLU.
+        output_values: of OUTPUT_KEYS, in the config.
 
     Raises:
         UserError: names what differs, and the key to change.
@@ -270,21 +272,22 @@ def check_fits(
     if spec is not None:
         check_same_spec(checkpoint.spec, spec, checkpoint.path)
         if checkpoint.kind == "detector" and checkpoint.config is not None:
-            _check_same_outputs(checkpoint, relu_outputs)
+            _check_same_outputs(checkpoint, output_values)
     check_same_preprocessing(
         checkpoint.preprocessing, preprocessing, checkpoint.path, PREPROCESSING_KEYS
     )
 
 
-def _check_same_outputs(checkpoint: Checkpoint, relu_outputs: bool) -> None:
-    """A detector's heads have learned from outputs with or without a ReLU; no weight shows it."""
-    # Files from before the key have none.
-    theirs = bool(flat(load_yaml(checkpoint.config)).get(RELU_OUTPUTS, False))
-    if theirs != relu_outputs:
-        raise UserError(
-            f"{checkpoint.path} was trained with {RELU_OUTPUTS} {theirs}, but the config has"
-            f" {relu_outputs}; set {RELU_OUTPUTS} {theirs}"
-        )
+def _check_same_outputs(checkpoint: Checkpoint, output_values: dict) -> None:
+    """A detector's heads have learned from what the trunk put out; no weight shows it."""
+    stored = flat(load_yaml(checkpoint.config))
+    for key, earlier in OUTPUT_KEYS.items():
+        theirs, ours = stored.get(key, earlier), output_values[key]
+        if theirs != ours:
+            raise UserError(
+                f"{checkpoint.path} was trained with {key} {theirs}, but the config has {ours};"
+                f" set {key} {theirs}"
+            )
 
 
 def check_outputs(

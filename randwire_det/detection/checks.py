@@ -25,7 +25,7 @@ from ..run.checkpoint import KINDS, Checkpoint, load_checkpoint
 from ..run.folder import refuse_used
 from ..run.memory import require_memory
 from ..run.parallel import current_world
-from .checkpointer import check_fits, check_outputs, newest_checkpoint
+from .checkpointer import OUTPUT_KEYS, check_fits, check_outputs, newest_checkpoint
 from .preprocessing import preprocessing_from_config, without_weights
 from .presets import refuse_presets
 from .values import check_values, refused_as, value_of
@@ -92,8 +92,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
     if checkpoint:
         spec = spec_from_config(cfg.MODEL.RANDWIRE) if builds_randwire(cfg) else None
         resumes = resume and Path(checkpoint.path).parent == Path(cfg.OUTPUT_DIR)
-        relu_outputs = cfg.MODEL.RANDWIRE.RELU_OUTPUTS
-        check_fits(checkpoint, spec, preprocessing_from_config(cfg), relu_outputs)
+        output_values = {key: value_of(cfg, key) for key in OUTPUT_KEYS}
+        check_fits(checkpoint, spec, preprocessing_from_config(cfg), output_values)
         check_outputs(checkpoint, classes, relearned=not (eval_only or resumes))
     return checkpoint
 

@@ -32,6 +32,9 @@ def _our_keys() -> CfgNode:
     # FPN's convolutions do not. RandWire's shipped configs set it; files from before the key have
     # none.
     node.RELU_OUTPUTS = False
+    # 32, 16 or 8, the furthest that maps shrink: late stages are dilated instead, with the same
+    # weights, as for DeepLab or DC5. For OP sep_conv3x3 and conv3x3.
+    node.OUTPUT_STRIDE = 32
     # FrozenBN, BN, SyncBN or GN. GN takes gcd(32, channels) groups, since C need not divide by 32.
     # Stages up to MODEL.BACKBONE.FREEZE_AT are frozen whatever the value.
     node.NORM = "FrozenBN"

@@ -79,11 +79,11 @@ class FoldedConv(FoldedTensors):
     def __init__(self, conv: nn.Conv2d, norm: nn.Module, dtype: torch.dtype | None):
         weight, bias = fold(conv.weight, norm, dtype)
         super().__init__(weight=weight, bias=bias)
-        self.stride, self.padding = conv.stride, conv.padding
+        self.places = conv.stride, conv.padding, conv.dilation
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return F.conv2d(x, self.weight, self.bias, *self.places)
 
 
 @torch.no_grad()

@@ -28,17 +28,25 @@ class Node(nn.Module):
         num_inputs: input degree; the unique input node counts as one.
         stride: of the operation; 2 for the nodes right after a stage's input.
         norm: maps a channel count to a normalisation layer.
+        dilation: of the operation.
     """
 
     def __init__(
-        self, op: str, in_channels: int, channels: int, num_inputs: int, stride: int, norm: Norm
+        self,
+        op: str,
+        in_channels: int,
+        channels: int,
+        num_inputs: int,
+        stride: int,
+        norm: Norm,
+        dilation: int = 1,
     ):
         super().__init__()
         if num_inputs > 1:
             # w = sigmoid(logit) is positive (footnote 4); zero initializes every weight to 0.5.
             self.edge_logits = nn.Parameter(torch.zeros(num_inputs))
         self.op = op
-        layers = OPERATIONS[op](in_channels, channels, stride)
+        layers = OPERATIONS[op](in_channels, channels, stride, dilation)
         self.layer_names = tuple(layers)
         for name, layer in layers.items():
             self.add_module(name, layer)

@@ -1,11 +1,12 @@
 """The stages of a trunk (Table 1): a single convolution, or a random wiring of nodes."""
 
 from enum import Enum, auto
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..spec.spec import StageSpec
+from ..spec.spec import CONV3X3, NetworkSpec, StageSpec
 from .as_built import (
     classes_are_as_imported,
     conv_configuration,
@@ -17,17 +18,49 @@ from .as_built import (
 )
 from .fusing import Foldable, FoldedConv, FoldedTensors
 from .nodes import Node, Norm, node_class_is_as_imported, record_statistics
+from .operations import OPERATIONS
 from .wiring import Keep, NodeTensors, Plan, infer, run
 from .wiring_backward import RandomWiring
+
+
+class Sampling(NamedTuple):
+    """At which pixels a stage computes.
+
+    Attributes:
+        stride: of the convolutions right after the stage's input.
+        input_dilation, dilation: of these, and of the others.
+    """
+
+    stride: int
+    input_dilation: int = 1
+    dilation: int = 1
+
+
+def samplings(spec: NetworkSpec, output_stride: int) -> list[Sampling]:
+    """Those of each stage of a trunk whose maps shrink no further than to 1 / `output_stride`.
+
+    A stage that would go further keeps the resolution, and what is computed after its stride takes
+    pixels that are further apart instead: every second or fourth pixel of its output is what the
+    stage would put out with its stride.
+    """
+    found, stride, dilation = [], 1, 1
+    for stage in spec.stages:
+        before, own = dilation, stage.stride
+        if stride * own > output_stride:
+            own, dilation = 1, dilation * own
+        stride *= own
+        found.append(Sampling(own, before, dilation))
+    return found
 
 
 class ConvStage(Foldable):
     """A single convolution as a stage: Conv-BN for conv1, ReLU-Conv-BN after it (Table 1)."""
 
-    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
+    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm, sampling: Sampling):
         super().__init__()
         self.relu = nn.Identity() if stage.name == "conv1" else nn.ReLU()
-        self.conv = nn.Conv2d(in_channels, stage.channels, 3, stage.stride, padding=1, bias=False)
+        layers = OPERATIONS[CONV3X3](in_channels, stage.channels, *sampling[:2])
+        self.conv = layers["conv"]
         self.norm = norm(stage.channels)
         self.built = conv_configuration(self.conv)
 
@@ -57,13 +90,16 @@ class Way(Enum):
 class RandomStage(Foldable):
     """A random wiring as a stage; the unique input and output node have no convolution."""
 
-    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm):
+    def __init__(self, stage: StageSpec, in_channels: int, norm: Norm, sampling: Sampling):
         super().__init__()
         self.dag, self.in_channels, self.channels = stage.dag, in_channels, stage.channels
+        self.sampling = sampling
+        stride, input_dilation, dilation = sampling
+        widths = stage.channels, stage.channels
         self.nodes = nn.ModuleList(
-            Node(stage.op, stage.channels, stage.channels, len(sources), 1, norm)
+            Node(stage.op, *widths, len(sources), 1, norm, dilation)
             if sources
-            else Node(stage.op, in_channels, stage.channels, 1, stage.stride, norm)
+            else Node(stage.op, in_channels, stage.channels, 1, stride, norm, input_dilation)
             for sources in stage.dag.predecessors
         )
 
@@ -182,10 +218,10 @@ class RandomStage(Foldable):
         return [each if each is None else next(weights) for each in logits]
 
     def plan(self) -> Plan:
-        """The plan of a plain stage. Node 0 reads the stage's input in every wiring."""
-        first = self.nodes[0]
+        """The plan of a plain stage."""
+        stride, *dilations = self.sampling
         widths = (self.in_channels, self.channels)
-        return Plan(self.dag, first.depthwise.stride[0], *widths, first.norm.eps)
+        return Plan(self.dag, stride, tuple(dilations), *widths, self.nodes[0].norm.eps)
 
     def folded(self, dtype: torch.dtype | None) -> "FoldedStage":
         return FoldedStage(self, dtype)

@@ -14,10 +14,11 @@ from ..spec.spec import NetworkSpec
 from .as_built import is_traced, is_transformed
 from .fusing import fuse
 from .nodes import Norm
-from .stages import ConvStage, RandomStage
+from .stages import ConvStage, RandomStage, samplings
 from .wiring import Keep
 
 MEMORY = ("standard", "lean")
+OUTPUT_STRIDES = (32, 16, 8)
 
 
 class RandWire(nn.Module):
@@ -30,14 +31,18 @@ class RandWire(nn.Module):
         norm: maps a channel count to a normalisation layer.
         memory: "standard", or "lean": a training step saves less than half as many activations
             and recomputes the rest in the backward.
+        output_stride: 32, 16 or 8, the furthest that maps shrink. Below the strides of the spec,
+            late stages keep the resolution and are dilated instead, as for segmentation; weights
+            stay the same. See `stages.samplings`.
 
     Attributes:
         out_channels, out_strides: by name, for the returned features, in order of depth.
         dropped_edge: the argument of the last `drop_edge`, initially None.
 
     Raises:
-        UserError: no feature, one that the spec does not have, or an unknown memory; when a state
-            dict is loaded, one of another spec. Almost all tensors have the same names and shapes
+        UserError: no feature, one that the spec does not have, an unknown memory or output stride,
+            or one that the nodes' operation does not support; when a state dict is loaded, one of
+            another spec. Almost all tensors have the same names and shapes
             under any wiring, so every state dict holds the spec's digest as `spec_digest`: (32,),
             one byte each, in float32, so that it survives averaging state dicts.
     """
@@ -49,23 +54,29 @@ class RandWire(nn.Module):
         out_features: tuple[str, ...] | list[str] | None = None,
         norm: Norm = nn.BatchNorm2d,
         memory: str = "standard",
+        output_stride: int = OUTPUT_STRIDES[0],
     ):
         super().__init__()
         if memory not in MEMORY:
             raise UsageError(f"memory {memory!r}: expected one of {', '.join(MEMORY)}")
+        if type(output_stride) is not int or output_stride not in OUTPUT_STRIDES:
+            expected = ", ".join(map(str, OUTPUT_STRIDES))
+            raise UsageError(f"output stride {output_stride!r}: expected one of {expected}")
         names = spec.stage_names
         wanted = names[1:] if out_features is None else tuple(out_features)
         if not wanted or not set(wanted) <= set(names):
             raise UserError(f"features {list(wanted)}: expected some of {', '.join(names)}")
-        self.spec, self.memory = spec, memory
+        self.spec, self.memory, self.output_stride = spec, memory, output_stride
         self.out_channels: dict[str, int] = {}
         self.out_strides: dict[str, int] = {}
         self.stage_names = names[: max(map(names.index, wanted)) + 1]
         channels, stride = 3, 1
-        for stage in spec.stages[: len(self.stage_names)]:
+        for stage, sampling in zip(spec.stages, samplings(spec, output_stride), strict=True):
+            if stage.name not in self.stage_names:
+                break
             build = ConvStage if stage.dag is None else RandomStage
-            self.add_module(stage.name, build(stage, channels, norm))
-            channels, stride = stage.channels, stride * stage.stride
+            self.add_module(stage.name, build(stage, channels, norm, sampling))
+            channels, stride = stage.channels, stride * sampling.stride
             if stage.name in wanted:
                 self.out_channels[stage.name], self.out_strides[stage.name] = channels, stride
         # One entry per `droppable_edges()`, 0 for the dropped one. Not a buffer: buffers hold only

@@ -111,12 +111,14 @@ class Plan(NamedTuple):
 
     Attributes:
         stride: of its input nodes.
+        dilations: of its input nodes, and of the others.
         in_channels, channels: of its input and of its output.
         eps: BN's epsilon.
     """
 
     dag: Dag
     stride: int
+    dilations: tuple[int, int]
     in_channels: int
     channels: int
     eps: float
@@ -125,6 +127,12 @@ class Plan(NamedTuple):
     def width(self) -> int:
         """Width of the maps inside the stage, at least `channels`."""
         return padded_width(self.channels)
+
+    def places_of(self, index: int) -> tuple[int, int]:
+        """Stride and dilation of a node's depthwise convolution."""
+        if self.dag.predecessors[index]:
+            return 1, self.dilations[1]
+        return self.stride, self.dilations[0]
 
     def widths_of(self, index: int) -> tuple[int, int]:
         """Widths of a node's input and output maps."""
@@ -201,7 +209,7 @@ def run(
         total = sum_of(sources, node.edges, maps, found) if sources else relu_x
         if keep in (Keep.CONVOLUTIONS, Keep.SUMS_AND_MAPS):
             weights[index], sums[index] = at_width, total
-        depthwise_output = depthwise(total, at_width[0], plan.stride if not sources else 1)
+        depthwise_output = depthwise(total, at_width[0], *plan.places_of(index))
         if keep is Keep.CONVOLUTIONS:
             depthwise_outputs[index] = depthwise_output
         del total  # freed now, its memory is reused for the next map while still in the cache
@@ -271,9 +279,9 @@ def _scales_and_shift(sources, weights, affines, channels, dtype) -> tuple[Tenso
     return shift.to(dtype), scales.to(dtype)
 
 
-def depthwise(data: Tensor, weight: Tensor, stride: int) -> Tensor:
+def depthwise(data: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """A node's depthwise convolution."""
-    return F.conv2d(data, weight, None, stride, padding=1, groups=data.shape[1])
+    return F.conv2d(data, weight, None, stride, dilation, dilation, groups=data.shape[1])
 
 
 def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:

@@ -120,16 +120,16 @@ class _Backward:
         total, depthwise_output = self._sum_of(index), self.depthwise_outputs[index]
         for each in (self.weights, self.sums, self.depthwise_outputs, self.maps, self.grad_outputs):
             each[index] = None
-        stride = 1 if sources else self.plan.stride
+        places = self.plan.places_of(index)
         if depthwise_output is None:
-            depthwise_output = depthwise(total, weights[0], stride)
+            depthwise_output = depthwise(total, weights[0], *places)
         gradient, grad_pointwise = _through_conv(
             gradient, depthwise_output, weights[1], [True, needed.pointwise]
         )
         del depthwise_output
         onwards = bool(sources) or self.input_needs_grad
         gradient, grad_depthwise = _through_conv(
-            gradient, total, weights[0], [onwards, needed.depthwise], stride
+            gradient, total, weights[0], [onwards, needed.depthwise], *places
         )
         grad_edges = None
         if sources:
@@ -212,10 +212,10 @@ class _Backward:
         return torch.linalg.vecdot(torch.stack(along_scales), gammas) + betas @ along_shift
 
 
-def _through_conv(gradient, data, weight, mask, stride=1):
+def _through_conv(gradient, data, weight, mask, stride=1, dilation=1):
     """The gradients of `data` and `weight` that `mask` selects."""
-    padding, groups = weight.shape[2] // 2, data.shape[1] // weight.shape[1]
-    places = ([stride, stride], [padding, padding], [1, 1], False, [0, 0], groups)
+    padding, groups = weight.shape[2] // 2 * dilation, data.shape[1] // weight.shape[1]
+    places = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups)
     backward = torch.ops.aten.convolution_backward
     return backward(gradient, data, weight, None, *places, [*mask, False])[:2]
 

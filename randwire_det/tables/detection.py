@@ -18,6 +18,7 @@ WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
 TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
 # Keys that are newer than some records, with the values that these were made with.
 LATER_KEYS = {
+    "MODEL.RANDWIRE.OUTPUT_STRIDE": 32,
     "MODEL.RANDWIRE.RELU_OUTPUTS": False,
     "MODEL.RANDWIRE.TOP_BLOCK": "",
     "SOLVER.ACCUMULATE": 1,

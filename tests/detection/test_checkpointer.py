@@ -10,6 +10,7 @@ import yaml
 from conftest import tiny_spec
 from detection_helpers import resnet, save_baseline, save_classifier, tiny_config, tiny_detector
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_backbone
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from randwire_det import UserError
@@ -358,3 +359,27 @@ def test_a_save_that_fails_leaves_the_older_file_and_its_tag(tmp_path):
 def test_a_model_without_randwire_or_resnet_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"0 RandWires and ResNets.*MODEL\.BACKBONE\.NAME"):
         checkpointer_of(tmp_path, torch.nn.Conv2d(3, 3, 1))
+
+
+def test_a_detector_keeps_its_output_stride(tmp_path):
+    key = "MODEL.RANDWIRE.OUTPUT_STRIDE"
+    features = {
+        "MODEL.RANDWIRE.OUT_FEATURES": "['conv2', 'conv3', 'conv4']",
+        "MODEL.FPN.IN_FEATURES": "['conv2', 'conv3', 'conv4']",
+        "MODEL.RPN.IN_FEATURES": "['p2', 'p3', 'p4', 'p5']",
+        "MODEL.ROI_HEADS.IN_FEATURES": "['p2', 'p3', 'p4']",
+        "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256]]",
+    }
+    checkpointer_of(tmp_path, **features, **{key: 16}).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    checkpointer_of(tmp_path, **features, **{key: 16}).load(path)
+    with pytest.raises(UserError, match=rf"{key} 16.*has 32; set {key} 16"):
+        checkpointer_of(tmp_path, **features).load(path)
+    model, _, _ = load_detector(path, "cpu")
+    assert model.backbone.bottom_up.trunk.output_stride == 16
+
+
+@pytest.mark.parametrize("value", ["4", "64", "16.0"])
+def test_an_unknown_output_stride_is_refused(value):
+    with pytest.raises(UserError, match=r"(?i)output.stride"):
+        build_backbone(tiny_config(**{"MODEL.RANDWIRE.OUTPUT_STRIDE": value}))

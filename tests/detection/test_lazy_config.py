@@ -1,10 +1,7 @@
 """configs/lazy: shipped YAMLs as detectron2's LazyConfig, built and trained by its own parts."""
 
-import re
-
 import pytest
 import torch
-from conftest import REPO, run_python
 from detection_helpers import save_classifier
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, LazyConfig, instantiate
@@ -123,15 +120,3 @@ def test_a_spec_as_plain_data_is_the_spec():
     config.spec.stages[0].channels = -1
     with pytest.raises(UserError, match=r"conv1.*-1"):
         instantiate(config)
-
-
-PAGE = (REPO / "docs/projects.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-
-
-@pytest.mark.slow_suite
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_the_docs_code_runs(block, tmp_path):
-    done = run_python("-c", block, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "p6" in done.stdout

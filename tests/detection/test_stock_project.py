@@ -17,7 +17,7 @@ from detectron2.modeling import build_backbone, build_model
 from randwire_det import UsageError, UserError
 from randwire_det.config.files import flat
 from randwire_det.detection import add_randwire_config, build_optimizer
-from randwire_det.detection.checkpointer import check_fits
+from randwire_det.detection.checkpointer import OUTPUT_KEYS, check_fits
 from randwire_det.detection.preprocessing import preprocessing_from_config
 from randwire_det.detection.trainer import RandWireTrainer
 from randwire_det.network import RandWireClassifier
@@ -126,7 +126,7 @@ def test_our_own_tools_refuse_it_in_the_same_words(pretrained, warnings):
     (warning,) = warnings()
     data = load_checkpoint(pretrained)
     with pytest.raises(UserError) as caught:
-        check_fits(data, data.spec, preprocessing_from_config(cfg), False)
+        check_fits(data, data.spec, preprocessing_from_config(cfg), OUTPUT_KEYS)
     assert str(caught.value) in warning
 
 

@@ -61,7 +61,8 @@ def some_image(draw):
 
 def from_meta(trunk):
     with torch.device("meta"):
-        other = RandWire(trunk.spec, out_features=EVERY_STAGE, memory=trunk.memory)
+        keys = {"memory": trunk.memory, "output_stride": trunk.output_stride}
+        other = RandWire(trunk.spec, out_features=EVERY_STAGE, **keys)
     other.to(torch.float64).to_empty(device="cpu")
     other.load_state_dict(copy.deepcopy(trunk.state_dict()))
     return other.train(trunk.training)
@@ -85,7 +86,9 @@ def test_any_network_run_in_any_way_is_the_reference(data):
     training = data.draw(st.booleans())
     torch.manual_seed(seed)
     memory = data.draw(st.sampled_from(["standard", "lean"]))
-    trunk = build(spec, training=training, out_features=EVERY_STAGE, memory=memory)
+    output_stride = data.draw(st.sampled_from([32, 16, 8]))
+    keys = {"memory": memory, "output_stride": output_stride}
+    trunk = build(spec, training=training, out_features=EVERY_STAGE, **keys)
     trunk = ORIGINS[data.draw(st.sampled_from(sorted(ORIGINS)))](trunk)
     image = some_image(data.draw)
     frozen = data.draw(st.sets(st.sampled_from(EVERY_STAGE), max_size=3))
@@ -100,7 +103,9 @@ def test_any_network_run_in_any_way_is_the_reference(data):
     parameters = dict(trunk.named_parameters())
     statistics = {name: each.clone() for name, each in trunk.named_buffers()}
     tensors = parameters | {name: each.clone() for name, each in statistics.items()}
-    expected = evaluate(spec, tensors, image, training, edge if training else None)
+    expected = evaluate(
+        *(spec, tensors, image, training, edge if training else None), output_stride=output_stride
+    )
     of = {name: each for name, each in trunk.named_parameters() if each.requires_grad}
     of["image"] = image
     if way == "fused":

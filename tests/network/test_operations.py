@@ -62,7 +62,7 @@ def test_a_fused_network_of_any_operation(op):
 
 
 def test_a_new_operation_is_one_entry_in_each_table(monkeypatch):
-    def conv1x1(in_channels, channels, stride):
+    def conv1x1(in_channels, channels, stride, dilation):
         return {"conv": nn.Conv2d(in_channels, channels, 1, stride, bias=False)}
 
     def counted(in_channels, channels, size):
