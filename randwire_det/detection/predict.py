@@ -5,7 +5,10 @@ import logging
 import math
 import os
 import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +32,21 @@ from .picture_files import NAMED, copy_name, image_ids
 
 logger = logging.getLogger(__name__)
 RESULTS = "predictions.json"
+WAITING = 4  # batches' worth of pictures that wait for others of their size
+
+
+class Input(NamedTuple):
+    """A picture that is to be detected in.
+
+    Attributes:
+        index: its position among all.
+        picture: upright, (H, W, 3) uint8 in RGB.
+        pixels: the model's input, (3, h, w).
+    """
+
+    index: int
+    picture: np.ndarray
+    pixels: torch.Tensor
 
 
 class Predictor:
@@ -59,19 +77,27 @@ class Predictor:
         """
         with opened(path):  # refuses pictures that detectron2 would misread
             image = read_image(str(path), self._format)
-        resized = T.AugInput(image)
+        picture = image[:, :, ::-1] if self._format == "BGR" else image
+        return picture, self.prepare(picture)
+
+    def prepare(self, picture: np.ndarray) -> torch.Tensor:
+        """The model's input, (3, h, w), of an upright picture, (H, W, 3) uint8 in RGB."""
+        image = picture[:, :, ::-1] if self._format == "BGR" else picture
+        resized = T.AugInput(np.ascontiguousarray(image))
         self._resize(resized)
-        pixels = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        return image[:, :, ::-1] if self._format == "BGR" else image, pixels
+        return torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
 
     @torch.no_grad()
-    def detect(self, picture: np.ndarray, pixels: torch.Tensor) -> Instances:
-        """Detect in a picture of `read`; boxes are in pixels of the picture, on the CPU."""
-        height, width = picture.shape[:2]
-        (output,) = self._model([{"image": pixels, "height": height, "width": width}])
-        if "instances" not in output:
-            raise UserError(f"this model outputs {', '.join(output)}, no detections")
-        return output["instances"].to("cpu")
+    def detect(self, batch: list[Input]) -> list[Instances]:
+        """Detect in pictures; boxes are in pixels of each picture, on the CPU."""
+        inputs = [
+            dict(zip(("image", "height", "width"), (pixels, *picture.shape[:2]), strict=True))
+            for _, picture, pixels in batch
+        ]
+        outputs = self._model(inputs)
+        if "instances" not in outputs[0]:
+            raise UserError(f"this model outputs {', '.join(outputs[0])}, no detections")
+        return [output["instances"].to("cpu") for output in outputs]
 
 
 class Classes:
@@ -107,6 +133,7 @@ def predict(
     output: str | Path,
     *,
     score: float = 0.5,
+    batch: int = 1,
 ) -> tuple[int, int]:
     """Write predictions.json and a copy of each picture with its detections drawn.
 
@@ -118,31 +145,29 @@ def predict(
         pictures: path by name, as from `find_pictures`; `image_ids` gives the "image_id".
         output: the folder to write to, created if missing.
         score: detections with at least this score are drawn; all are written.
+        batch: pictures that go through the model at once, if they have one size when resized.
 
     Returns:
         the number of pictures and of detections. Unreadable pictures are skipped with a warning.
 
     Raises:
-        UsageError: `score` is not from 0 to 1, or `output` is the folder of a picture.
+        UsageError: `score` is not from 0 to 1, `batch` is below 1, or `output` is the folder of a
+            picture.
         UserError: a file cannot be written, or none of the pictures can be read.
     """
-    check_score(score)
+    check_options(score, batch)
     output = Path(output)
-    _check_output(output, pictures)
-    ids, rows, skipped = image_ids(pictures), [], []
-    for name, path in progress(pictures.items(), len(pictures), "pictures", logger):
-        try:
-            with warnings.catch_warnings():  # Pillow's, about damaged EXIF data for example
-                warnings.simplefilter("ignore")
-                picture, pixels = predictor.read(path)
-        except Exception as error:  # Pillow may raise any exception for damaged files
-            logger.warning(f"skipped {path}: it cannot be read: {reason(error)}")
-            skipped.append(path)
-            continue
-        instances = predictor.detect(picture, pixels)
-        rows += _rows(instances, classes, ids[name], path)
-        drawn = draw(Image.fromarray(picture), instances[instances.scores >= score], classes)
-        _write_picture(drawn, output / copy_name(name))
+    check_output(output, pictures.values())
+    names, ids, rows, skipped = list(pictures), image_ids(pictures), {}, []
+    inputs = _read(predictor, pictures, skipped)
+    for group in batches(inputs, batch):
+        for each, instances in zip(group, predictor.detect(group), strict=True):
+            name = names[each.index]
+            rows[each.index] = rows_of(instances, classes, ids[name], pictures[name])
+            shown = instances[instances.scores >= score]
+            drawn = draw(Image.fromarray(each.picture), shown, classes)
+            _write_picture(drawn, output / copy_name(name))
+    rows = [row for index in sorted(rows) for row in rows[index]]
     if len(skipped) == len(pictures):
         raise UserError(f"none of {len(pictures)} pictures could be read")
     replace_file(output / RESULTS, lambda file: file.write(json.dumps(rows).encode()))
@@ -151,15 +176,47 @@ def predict(
     return len(pictures) - len(skipped), len(rows)
 
 
-def check_score(score: float) -> None:
-    """Raises UsageError unless the score is from 0 to 1."""
+def _read(predictor: Predictor, pictures: dict[str, Path], skipped: list) -> Iterator[Input]:
+    """The pictures that can be read; the others are named, and appended to `skipped`."""
+    paths = enumerate(pictures.values())
+    for index, path in progress(paths, len(pictures), "pictures", logger):
+        try:
+            with warnings.catch_warnings():  # Pillow's, about damaged EXIF data for example
+                warnings.simplefilter("ignore")
+                picture, pixels = predictor.read(path)
+        except Exception as error:  # Pillow may raise any exception for damaged files
+            logger.warning(f"skipped {path}: it cannot be read: {reason(error)}")
+            skipped.append(path)
+            continue
+        yield Input(index, picture, pixels)
+
+
+def batches(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
+    """Groups of up to `size` inputs of one shape, so that each detects what it would alone:
+    detectron2 would pad the smaller ones."""
+    waiting = defaultdict(list)
+    for each in inputs:
+        group = waiting[each.pixels.shape]
+        group.append(each)
+        if len(group) == size:
+            yield waiting.pop(each.pixels.shape)
+        elif sum(map(len, waiting.values())) >= WAITING * size:
+            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+    yield from waiting.values()
+
+
+def check_options(score: float, batch: int) -> None:
+    """Raises UsageError unless the score is from 0 to 1, and the batch at least 1."""
     if not 0 <= score <= 1:
         raise UsageError(f"score {score}: expected a number from 0 to 1")
+    if batch < 1:
+        raise UsageError(f"batch {batch}: expected a number of pictures, 1 or more")
 
 
-def _check_output(output: Path, pictures: dict[str, Path]) -> None:
+def check_output(output: Path, pictures: Iterable[Path]) -> None:
+    """Make the folder for drawn copies, and refuse one that holds an original."""
     folder = os.path.realpath(output)
-    for path in pictures.values():
+    for path in pictures:
         if folder in (os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))):
             raise UsageError(
                 f"output {output} is the folder of the picture {path}, which a copy might replace;"
@@ -204,7 +261,7 @@ def _draw_outline(picture: Image.Image, mask: np.ndarray, colour, width: int) ->
     picture.paste(colour, (left, top), ImageChops.subtract(part, inner))
 
 
-def _rows(instances: Instances, classes: Classes, image_id: int, path: Path) -> list[dict]:
+def rows_of(instances: Instances, classes: Classes, image_id: int, path: Path) -> list[dict]:
     """The detections of one picture in COCO results format."""
     rows = instances_to_coco_json(instances, image_id)
     for row in rows:

@@ -2,8 +2,9 @@
 
 The result is the first frame, rotated as EXIF says, in 8-bit RGB. Greyscale, palette, CMYK and
 1-bit pictures are converted, alpha is dropped, and 16-bit colour keeps its high byte, as in Pillow.
-Pictures of 16-bit grey, 32-bit or float pixels are refused: scaling them to 8 bits depends on their
-value range, which the file does not state, and Pillow would clip them at 255.
+HEIC is read where pillow-heif is installed. Pictures of 16-bit grey, 32-bit or float pixels are
+refused: scaling them to 8 bits depends on their value range, which the file does not state, and
+Pillow would clip them at 255.
 """
 
 import os
@@ -37,7 +38,15 @@ LONGEST_REASON = 200  # characters
 _TOO_THIN = "height and width must be > 0"  # Pillow's message
 # Pillow runs another program for PostScript, and only identifies the others.
 NO_PICTURES = ("EPS", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
-HEIC_ENDINGS = (".heic", ".heif")  # photographs that the user must convert first
+HEIC_ENDINGS = (".heic", ".heif")
+
+try:  # at import, so that every process that reads pictures has it
+    import pillow_heif
+except ImportError:
+    READS_HEIC = False
+else:
+    pillow_heif.register_heif_opener()
+    READS_HEIC = True
 
 OpenFile = Callable[[str | Path], BinaryIO]
 
@@ -147,5 +156,7 @@ def _what_else(file: BinaryIO) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, and not the picture; git lfs pull brings it"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-        return "HEIC, which Pillow does not know; convert it to JPEG or PNG"
+        if READS_HEIC:
+            return "HEIC that pillow-heif cannot read"
+        return "HEIC, which Pillow does not know: pip install pillow-heif, or convert it to JPEG"
     return "of no format that Pillow knows"

@@ -22,11 +22,12 @@ def bar(*args, **options) -> tqdm:
 
 
 def progress(
-    items: Iterable[Item], total: int, what: str, logger: logging.Logger
+    items: Iterable[Item], total: int | None, what: str, logger: logging.Logger
 ) -> Iterator[Item]:
     """Iterate over `items` with a bar in a terminal, otherwise a log line every PERIOD seconds.
 
     Args:
+        total: how many there are; None if that is not known.
         what: what the items are, such as "pictures".
     """
     began = logged = time.monotonic()
@@ -35,6 +36,9 @@ def progress(
         for done, item in enumerate(shown, start=1):
             yield item
             if shown.disable and (now := time.monotonic()) > logged + PERIOD:
-                left = timedelta(seconds=round((now - began) / done * (total - done)))
-                logger.info(f"{done} of {total} {what} done, {left} to go")
+                if total is None:
+                    logger.info(f"{done} {what} done")
+                else:
+                    left = timedelta(seconds=round((now - began) / done * max(0, total - done)))
+                    logger.info(f"{done} of {total} {what} done, {left} to go")
                 logged = now

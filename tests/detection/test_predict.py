@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import assert_refused, run_tool
+from conftest import assert_refused, run_python, run_tool
 from detection_helpers import resnet, save_baseline, save_classifier, tiny_config, tiny_detector
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
@@ -26,6 +26,7 @@ from randwire_det.config.network_keys import spec_from_config
 from randwire_det.detection.picture_files import find_pictures, image_ids
 from randwire_det.detection.predict import (
     Classes,
+    Input,
     Predictor,
     draw,
     predict,
@@ -452,3 +453,129 @@ def test_a_mistake_is_one_line(tmp_path):
     (tmp_path / "a.png").touch()
     done = run_tool("predict.py", "--weights", tmp_path / "m.pth", "--input", tmp_path / "a.png")
     assert_refused(done, "m.pth", "no torch file")
+
+
+def test_batches_detect_what_single_pictures_do(detector, pictures, tmp_path):
+    """Of pictures of two sizes, mixed, some of them unreadable."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        for name in ("colour.png", "turned.jpg"):
+            shutil.copy(pictures / name, folder / f"{number}{name}")
+    (folder / "1broken.png").write_bytes(b"no picture")
+    counts, expected = predict_with(detector[2], [folder], tmp_path / "single")
+    assert counts[0] == 6
+    for batch in (2, 4):
+        output = tmp_path / f"by {batch}"
+        counts_of_batch, rows = predict_with(detector[2], [folder], output, batch=batch)
+        assert counts_of_batch == counts
+        for ours, single in zip(rows, expected, strict=True):
+            assert ours["file_name"] == single["file_name"]
+            assert ours["bbox"] == pytest.approx(single["bbox"], abs=1e-2)
+            assert ours["score"] == pytest.approx(single["score"], abs=1e-4)
+        for name in (path.name for path in (tmp_path / "single").iterdir()):
+            assert (output / name).exists()
+
+
+def test_folders_in_a_folder_are_looked_into_if_asked_for(tmp_path, caplog):
+    for name in ("a.png", "sub/b.png", "sub/deep/c.jpg", "out/a.png", ".hidden/d.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def found(*inputs, **options):
+        paths = find_pictures([tmp_path / each for each in inputs], **options).values()
+        return [str(path.relative_to(tmp_path)) for path in paths]
+
+    assert found("") == ["a.png"]
+    below = ["a.png", "sub/b.png", "sub/deep/c.jpg"]
+    assert found("", recursive=True, leave_out=tmp_path / "out") == below
+    assert found("", recursive=True) == ["a.png", "out/a.png", *below[1:]]
+    assert found("**/*.jpg") == ["sub/deep/c.jpg"]
+    assert found("s*") == ["sub/b.png"]
+    assert found("[ab].png", "a.png") == ["a.png"]
+    (tmp_path / "[1].png").touch()
+    assert found("[1].png") == ["[1].png"]  # a file of that name
+    with pytest.raises(UserError, match=r"x\*\.png: no file or folder fits"):
+        found("x*.png")
+
+
+def a_video(path, codec="mp4v", frames=5):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 8.0, (96, 64))
+    for _ in range(frames):
+        blocks = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        writer.write(np.asarray(Image.fromarray(blocks).resize((96, 64), Image.NEAREST)))
+    writer.release()
+
+
+def frames_of(path):
+    import cv2
+
+    reader, frames = cv2.VideoCapture(str(path)), []
+    while (read := reader.read())[0]:
+        frames.append(read[1][:, :, ::-1])
+    return frames, reader.get(cv2.CAP_PROP_FPS)
+
+
+def test_a_video_is_detected_in_frame_by_frame(detector, pictures, tmp_path):
+    a_video(tmp_path / "clip.avi", "MJPG")
+    a_video(tmp_path / "clip.mp4")
+    output = tmp_path / "out"
+    options = ["--weights", detector[2], "--device", "cpu", "--score", "0.9", "--batch", "2"]
+    inputs = [tmp_path / "clip.*", pictures / "colour.png"]
+    done = run_tool("predict.py", *options, "--output", output, "--input", *inputs)
+    assert done.returncode == 0, done.stderr
+    videos = {"clip.avi.json", "clip.avi.mp4", "clip.mp4", "clip.mp4.json"}
+    assert {path.name for path in output.iterdir()} == videos | {"colour.png", "predictions.json"}
+    assert len(re.findall(r"[\d.]+ frames/s", done.stdout)) == 2
+    assert len(re.findall(r"[\d.]+ pictures/s", done.stdout)) == 1
+    predictor = Predictor(*load_detector(detector[2], "cpu")[:2])
+    frames, rate = frames_of(tmp_path / "clip.avi")
+    rows = json.loads((output / "clip.avi.json").read_text())
+    assert rate == 8.0 and len(frames) == 5
+    for number, frame in enumerate(frames, start=1):
+        (alone,) = predictor.detect([Input(0, frame, predictor.prepare(frame))])
+        ours = [row for row in rows if row["image_id"] == number]
+        assert [row["score"] for row in ours] == pytest.approx(alone.scores.tolist(), abs=1e-4)
+    copies, rate = frames_of(output / "clip.avi.mp4")
+    assert rate == 8.0 and len(copies) == 5
+    for copy, frame in zip(copies, frames, strict=True):
+        assert copy.shape == frame.shape  # nothing reaches the score: only the codec's loss
+        assert np.abs(copy.astype(int) - frame).mean() < 12
+
+
+def test_a_video_that_is_none_is_refused(detector, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    options = ["--weights", detector[2], "--device", "cpu", "--output", tmp_path / "out"]
+    done = run_tool("predict.py", *options, "--input", tmp_path / "clip.mp4")
+    assert done.returncode == 1
+    assert "clip.mp4: no frame can be read" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_heic_is_read_where_pillow_heif_is(pictures, tmp_path):
+    picture = Image.open(pictures / "colour.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    turned, path = picture.transpose(Image.ROTATE_90), tmp_path / "phone.heic"
+    turned.save(path, exif=exif.tobytes(), quality=-1)
+    model, cfg = tiny_detector(**SMALL).eval(), tiny_config(**SMALL)
+    assert list(find_pictures([tmp_path]).values()) == [path]
+    read, _ = Predictor(model, cfg).read(path)
+    assert read.shape == np.asarray(picture).shape
+    assert np.abs(read.astype(int) - np.asarray(picture)).mean() < 3  # of YCbCr
+
+
+def test_without_pillow_heif_heic_says_what_to_install(tmp_path):
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(90))
+    program = """
+import sys
+sys.modules["pillow_heif"] = None  # cannot be imported
+from randwire_det.run.pictures import why_unusable
+print(why_unusable("phone.heic"))
+"""
+    done = run_python("-c", program, cwd=tmp_path)
+    assert "pip install pillow-heif" in done.stdout, done.stderr
