@@ -6,6 +6,7 @@ iteration: neither resuming a run nor the number of workers changes the batches.
 """
 
 import itertools
+import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
 from ..coco.file_names import open_file
@@ -25,6 +27,8 @@ from ..run.parallel import World
 from ..run.pictures import opened, reason, why_unusable
 from ..run.stopping import AskedToStop
 from ..run.workers import Workers, batches_of
+
+logger = logging.getLogger(__name__)
 
 
 class TrainLoader:
@@ -37,6 +41,8 @@ class TrainLoader:
         seed: of the order and the augmentation.
         workers: processes that read images, per rank; 0 reads in the main process.
         by_aspect: do not mix wide and tall images in a batch, as in detectron2.
+        repeats: (images,), how often each is in an epoch on average, 1 or more, as of
+            RepeatFactorTrainingSampler; None for once.
 
     Attributes:
         start: iteration of the first batch, 0 by default. Set it, and `seed`, before iterating.
@@ -55,8 +61,10 @@ class TrainLoader:
         workers: int,
         by_aspect: bool,
         world: World,
+        repeats: np.ndarray | None = None,
     ):
         self.start = 0
+        self._repeats = repeats
         self._wide = np.array([each["width"] > each["height"] for each in dicts])
         self._dataset = _Mapped(dicts, Reading(mapper))
         self._batch, self.seed, self._world = batch_size // world.size, seed, world
@@ -91,9 +99,29 @@ class TrainLoader:
         """All images in random order, epoch after epoch, each time with another seed."""
         for epoch in itertools.count():
             rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self._dataset))
+            images = np.arange(len(self._dataset))
+            if self._repeats is not None:  # 1.3 is once, and in three of ten epochs twice
+                drawn = rng.random(len(images))
+                images = np.repeat(images, np.floor(self._repeats + drawn).astype(int))
+            order = rng.permutation(images)
             seeds = rng.integers(2**62, size=len(order))
             yield from zip(order.tolist(), seeds.tolist(), strict=True)
+
+
+def repeat_factors(dicts: list[dict], cfg: CfgNode) -> np.ndarray:
+    """RepeatFactorTrainingSampler's, of DATALOADER.REPEAT_THRESHOLD; see `TrainLoader`."""
+    options = {}
+    if "REPEAT_SQRT" in cfg.DATALOADER:  # since v0.6
+        options["sqrt"] = cfg.DATALOADER.REPEAT_SQRT
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dicts, cfg.DATALOADER.REPEAT_THRESHOLD, **options
+    ).numpy()
+    logger.info(
+        f"An epoch has {factors.sum():.0f} images on average instead of {len(dicts)}: images with a"
+        f" class in less than {cfg.DATALOADER.REPEAT_THRESHOLD:.3g} of all are repeated, up to"
+        f" {factors.max():.2f} times"
+    )
+    return factors
 
 
 class TestLoader:

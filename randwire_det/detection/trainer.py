@@ -23,7 +23,7 @@ from ..run.parallel import current_world, lost_another
 from ..run.stopping import AskedToStop, Stopping
 from .checkpointer import RandWireCheckpointer
 from .config import require_randwire_keys
-from .loader import TestLoader, TrainLoader
+from .loader import TestLoader, TrainLoader, repeat_factors
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config, without_weights
 from .presets import refuse_presets
@@ -99,8 +99,9 @@ class RandWireTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """Build a `TrainLoader`, or detectron2's loader if the config needs more than that."""
+        sampler = cfg.DATALOADER.SAMPLER_TRAIN
         if (
-            cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler"
+            sampler not in ("TrainingSampler", "RepeatFactorTrainingSampler")
             or cfg.MODEL.KEYPOINT_ON
             or cfg.MODEL.LOAD_PROPOSALS
         ):
@@ -108,14 +109,16 @@ class RandWireTrainer(DefaultTrainer):
                 "detectron2's own data loader: a resumed run reads images in another order."
             )
             return build_detection_train_loader(cfg, dataset=training_dicts(cfg))
+        dicts = training_dicts(cfg)
         return TrainLoader(
-            training_dicts(cfg),
+            dicts,
             DatasetMapper(cfg, True),
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
             seed=cfg.SEED,
             workers=cfg.DATALOADER.NUM_WORKERS,
             by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             world=current_world(),
+            repeats=None if sampler == "TrainingSampler" else repeat_factors(dicts, cfg),
         )
 
     def build_hooks(self) -> list[HookBase]:

@@ -33,6 +33,7 @@ RANGES = {
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
     "SEED": (-math.inf, 2**31),  # numpy's seeds have 32 bits
     "DATALOADER.NUM_WORKERS": (0, 1024),
+    "DATALOADER.REPEAT_THRESHOLD": (0, 1),
     "INPUT.MIN_SIZE_TEST": (0, PIXELS[1]),  # 0: do not resize
     "INPUT.MAX_SIZE_TRAIN": PIXELS,
     "INPUT.MAX_SIZE_TEST": PIXELS,
@@ -112,6 +113,13 @@ def check_values(cfg: CfgNode) -> None:
     check_choices(values, CHOICES)
     if not cfg.SOLVER.BASE_LR > 0:
         raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR}: expected a number above 0")
+    repeats = cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
+    if repeats and not cfg.DATALOADER.REPEAT_THRESHOLD:
+        raise UsageError(
+            "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler repeats nothing with"
+            " DATALOADER.REPEAT_THRESHOLD 0: expected the share of images below which a class is"
+            " rare, such as 0.1"
+        )
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise UsageError(
             f"SOLVER.EMA_DECAY {cfg.SOLVER.EMA_DECAY}: expected a number from 0 to below 1"

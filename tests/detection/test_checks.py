@@ -117,6 +117,8 @@ def test_other_numbers_of_classes_than_outputs(dataset, tmp_path, caplog):
         ({"SOLVER.STEPS": "('a',)"}, False),
         ({"SOLVER.LR_SCHEDULER_NAME": "WarmupFoo"}, False),
         ({"DATALOADER.SAMPLER_TRAIN": "Foo"}, False),
+        ({"DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"}, False),
+        ({"DATALOADER.REPEAT_THRESHOLD": 1.5}, False),
         ({"INPUT.FORMAT": "XYZ"}, False),
         ({"INPUT.MIN_SIZE_TRAIN": "()"}, False),
         ({"MODEL.PIXEL_STD": "[1.0, 1.0]"}, False),

@@ -8,6 +8,7 @@ import shutil
 import signal
 import traceback
 
+import numpy as np
 import pytest
 import torch
 from detection_helpers import RUN, in_two, refused, tiny_config
@@ -17,14 +18,16 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
 )
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from PIL import Image
 from pretrain_helpers import message_of
 from process_helpers import free_port
 
 from randwire_det.coco.datasets import register_coco_datasets
 from randwire_det.coco.lint import check_dataset
-from randwire_det.detection.loader import TestLoader, TrainLoader
+from randwire_det.detection.loader import TestLoader, TrainLoader, repeat_factors
 from randwire_det.detection.processes import introduce
+from randwire_det.detection.trainer import RandWireTrainer
 from randwire_det.errors import EXIT_STOPPED, UserError
 from randwire_det.run import parallel
 from randwire_det.run.parallel import World
@@ -48,8 +51,9 @@ def cfg(root):
     MetadataCatalog.pop("shapes")
 
 
-def train_loader(dicts, mapper, *, size=2, workers=0, by_aspect=False, world=ALONE):
+def train_loader(dicts, mapper, *, size=2, workers=0, by_aspect=False, world=ALONE, repeats=None):
     options = {"batch_size": size, "workers": workers, "by_aspect": by_aspect, "world": world}
+    options |= {"repeats": repeats}
     return TrainLoader(dicts, mapper, seed=1, **options)
 
 
@@ -90,6 +94,57 @@ def test_in_an_epoch_the_processes_take_every_image_once():
     ]
     assert [len(batch) for batch in batches] == [2] * 6
     assert sorted(entry["id"] for batch in batches for entry in batch) == list(range(12))
+
+
+REPEATS = np.array([1.0, 2.5, 1.0, 4.0, 1.2])
+
+
+def test_rare_images_are_repeated_as_often_as_detectron2_repeats_them():
+    """By its sampler's factors: each epoch the whole part, and the rest by chance."""
+    epochs, numbers = 400, list(range(len(REPEATS)))
+    dicts = [{"id": number, "width": 2, "height": 3} for number in numbers]
+    loader = train_loader(dicts, dict, size=1, repeats=REPEATS)
+    stream, counts = (index for index, _ in loader._stream()), []
+    for epoch in range(epochs):
+        drawn = np.random.default_rng([1, epoch]).random(len(REPEATS))
+        length = int(np.floor(REPEATS + drawn).sum())
+        taken = list(itertools.islice(stream, length))
+        counts.append([taken.count(number) for number in numbers])
+    counts = np.array(counts)
+    assert (counts >= np.floor(REPEATS)).all() and (counts <= np.ceil(REPEATS)).all()
+    assert counts.mean(axis=0) == pytest.approx(REPEATS, abs=0.1)
+    sampler = RepeatFactorTrainingSampler(torch.from_numpy(REPEATS).float(), seed=1)
+    theirs = np.bincount(list(itertools.islice(iter(sampler), int(REPEATS.sum() * epochs))))
+    assert theirs / epochs == pytest.approx(counts.mean(axis=0), abs=0.15)
+
+
+def test_repeated_images_go_on_as_from_the_start_and_differ_between_processes():
+    dicts = wide_and_high(5)
+    whole = first(train_loader(dicts, dict, repeats=REPEATS), 40)
+    later = train_loader(dicts, dict, repeats=REPEATS)
+    later.start = 17
+    assert first(later, 23) == whole[17:]
+    ranks = [
+        first(train_loader(dicts, dict, size=4, world=World(rank, 2), repeats=REPEATS), 20)
+        for rank in range(2)
+    ]
+    alone = itertools.chain(*first(train_loader(dicts, dict, size=4, repeats=REPEATS), 20))
+    by_turns = zip(*(itertools.chain(*batches) for batches in ranks), strict=True)
+    assert list(itertools.chain(*by_turns)) == list(alone)
+
+
+def test_the_factors_are_those_of_the_config(cfg, caplog):
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.5
+    dicts = [
+        {"annotations": [{"category_id": category}], "width": 2, "height": 3, "id": number}
+        for number, category in enumerate([0] * 7 + [1])
+    ]
+    with caplog.at_level("INFO"):
+        factors = repeat_factors(dicts, cfg)
+    assert factors == pytest.approx([1] * 7 + [2])  # sqrt(0.5 / (1 / 8))
+    assert "9 images on average instead of 8" in caplog.text
+    assert isinstance(RandWireTrainer.build_train_loader(cfg), TrainLoader)
 
 
 def test_wide_images_and_high_ones_come_in_batches_of_their_own():
