@@ -98,18 +98,21 @@ def require_coco(name: str) -> None:
         )
 
 
-def training_dicts(cfg: CfgNode) -> list[dict]:
+def training_dicts(cfg: CfgNode, split: str = "TRAIN") -> list[dict]:
     """The dicts of DATASETS.TRAIN, filtered as detectron2 does, with crowd flags read by value.
+
+    Args:
+        split: "TEST" for those of DATASETS.TEST, to be used as in training.
 
     Raises:
         UserError: an "iscrowd" that is neither true nor false.
     """
     keypoints, proposals = cfg.MODEL.KEYPOINT_ON, cfg.MODEL.LOAD_PROPOSALS
     dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
+        list(dict.fromkeys(cfg.DATASETS[split])),
         filter_empty=False,  # it would filter by the raw flags
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if keypoints else 0,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if proposals else None,
+        proposal_files=cfg.DATASETS[f"PROPOSAL_FILES_{split}"] if proposals else None,
     )
     for entry in dicts:
         for annotation in entry.get("annotations", ()):
@@ -121,6 +124,6 @@ def training_dicts(cfg: CfgNode) -> list[dict]:
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
-        names = ", ".join(cfg.DATASETS.TRAIN)
-        raise UserError(f"DATASETS.TRAIN {names}: no image has anything to learn from")
+        names = ", ".join(cfg.DATASETS[split])
+        raise UserError(f"DATASETS.{split} {names}: no image has anything to learn from")
     return dicts

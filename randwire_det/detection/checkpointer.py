@@ -33,6 +33,7 @@ from .preprocessing import PREPROCESSING_KEYS
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS = "model_*.pth"
+BEST = "model_best.pth"  # no checkpoint to go on from
 # Keys by which equal weights put out other maps, with their values in files from before the key.
 OUTPUT_KEYS = {"MODEL.RANDWIRE.RELU_OUTPUTS": False, "MODEL.RANDWIRE.OUTPUT_STRIDE": 32}
 
@@ -86,6 +87,19 @@ class RandWireCheckpointer(DetectionCheckpointer):
             return
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {path}")
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        self._write(path, **states, **kwargs)
+        self.tag_last_checkpoint(path.name)
+
+    def save_best(self, about: dict) -> None:
+        """Write model_best.pth, without what a resumed run needs.
+
+        Args:
+            about: plain data: "metric", "score" and finished "iteration"s.
+        """
+        self._write(Path(self.save_dir, BEST), iteration=about["iteration"] - 1, best=about)
+
+    def _write(self, path: Path, **more) -> None:
         save_checkpoint(
             path,
             kind="detector",
@@ -95,10 +109,8 @@ class RandWireCheckpointer(DetectionCheckpointer):
             preprocessing=self.preprocessing,
             classes=self.classes,
             config=self.config,
-            **{key: value.state_dict() for key, value in self.checkpointables.items()},
-            **kwargs,
+            **more,
         )
-        self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         # fvcore truncates the file first: a kill at that moment would leave it empty.
@@ -106,7 +118,7 @@ class RandWireCheckpointer(DetectionCheckpointer):
         replace_file(Path(self.save_dir) / "last_checkpoint", lambda file: file.write(text))
 
     def has_checkpoint(self) -> bool:
-        return any(Path(self.save_dir).glob(CHECKPOINTS))
+        return bool(_checkpoints(Path(self.save_dir)))
 
     def get_checkpoint_file(self) -> str:
         newest = newest_checkpoint(self.save_dir)
@@ -326,10 +338,15 @@ def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
         UserError: none of the checkpoints can be read.
     """
     folder = Path(folder)
-    found = sorted(folder.glob(CHECKPOINTS), reverse=True)  # model_final.pth comes first
+    found = _checkpoints(folder)
     tag = folder / "last_checkpoint"
     named = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
     found.sort(key=lambda path: path.name != named)
     return newest_readable(
         found, load_checkpoint, lambda problem: logger.warning(f"passed over {problem}")
     )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those to go on from, newest first if none is missing: model_final.pth, then by iteration."""
+    return sorted((each for each in folder.glob(CHECKPOINTS) if each.name != BEST), reverse=True)

@@ -60,6 +60,14 @@ def _our_keys() -> CfgNode:
     ours.TEST = CfgNode()
     # Write report/report.html after the last evaluation: errors by type, curves, a gallery.
     ours.TEST.REPORT = True
+    # What is best of the evaluations every EVAL_PERIOD iterations: bbox/AP, segm/AP50, ... (of
+    # several test sets with the set's name before it), or validation/total_loss. That model is kept
+    # as model_best.pth; "" keeps none.
+    ours.TEST.BEST_METRIC = ""
+    # Evaluations without a better one after which the training ends; 0: it runs to MAX_ITER.
+    ours.TEST.PATIENCE = 0
+    # With every evaluation measure the losses on DATASETS.TEST, as validation/total_loss and more.
+    ours.TEST.LOSS = False
     return ours
 
 

@@ -133,6 +133,7 @@ class TestLoader:
         cfg: as for `build_detection_test_loader`.
         dataset: the name of a registered data set.
         dicts: those of its images to test on; None for all.
+        mapper: of an image; detectron2's for a test by default.
 
     Raises:
         UserError: while iterating, an image cannot be read or a worker was killed.
@@ -141,9 +142,15 @@ class TestLoader:
     __test__ = False  # not a test class, whatever its name
 
     def __init__(
-        self, cfg: CfgNode, dataset: str, world: World, *, dicts: list[dict] | None = None
+        self,
+        cfg: CfgNode,
+        dataset: str,
+        world: World,
+        *,
+        dicts: list[dict] | None = None,
+        mapper: DatasetMapper | None = None,
     ):
-        reading = Reading(DatasetMapper(cfg, False))
+        reading = Reading(mapper or DatasetMapper(cfg, False))
         if dicts is None:
             self._loader = build_detection_test_loader(cfg, dataset, mapper=reading)
         else:

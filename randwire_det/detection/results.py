@@ -6,6 +6,7 @@ percent, null if there is nothing to measure. Layout (version 1):
     version, network, detector      1, and the names in tables
     schedule                        iterations, images_per_batch, train (data sets)
     weights, iteration              what was evaluated; iteration is null if unknown
+    ended_early                     true where TEST.PATIENCE ended the training there
     seeds                           values in which the runs of a row may differ
     config                          {key: value} in which all runs of a row agree
     datasets                        {name: {"paper": row of Table 5 or null, "tasks": {"bbox":
@@ -102,6 +103,13 @@ def record_evaluation(
     text = json.dumps(record, indent=1, allow_nan=False)
     path = Path(cfg.OUTPUT_DIR, WRITTEN)
     replace_file(path, lambda file: file.write(text.encode()))
+
+
+def mark_as_ended_early(cfg: CfgNode) -> None:
+    """Note in OUTPUT_DIR/inference/results.json that the training ended with that evaluation."""
+    folder = Path(cfg.OUTPUT_DIR)
+    text = json.dumps(read_record(folder) | {"ended_early": True}, indent=1, allow_nan=False)
+    replace_file(folder / WRITTEN, lambda file: file.write(text.encode()))
 
 
 def report_evaluation(cfg: CfgNode) -> None:

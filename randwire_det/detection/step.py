@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext
+from statistics import mean
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from ..errors import UsageError, UserError
 from ..run.average import WeightAverage
 from ..run.parallel import World
+
+NORMALIZER = "loss_normalizer"  # RetinaNet's and FCOS' attribute
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
@@ -54,6 +57,7 @@ class TrainStep(SimpleTrainer):
         self.seed, self.world, self.average, self.parts = seed, world, average, parts
         self._autocast = torch.autocast(device, amp, enabled=amp is not None)
         self._scaler = torch.amp.GradScaler(device, enabled=amp is torch.float16)
+        self._normalizers = []
 
     def run_step(self) -> None:
         """Run one iteration.
@@ -94,8 +98,18 @@ class TrainStep(SimpleTrainer):
         self._scaler.scale(total).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def collect(self) -> None:
+        """To be called in all ranks before `state_dict`, as each has an average of its own of the
+        anchors that RetinaNet divides its loss by; it is no buffer of the model."""
+        model = getattr(self.model, "module", self.model)
+        self._normalizers = self.world.gather([getattr(model, NORMALIZER, None)])
+
     def state_dict(self) -> dict:
-        return super().state_dict() | {"scaler": self._scaler.state_dict(), "seed": self.seed}
+        return super().state_dict() | {
+            "scaler": self._scaler.state_dict(),
+            "seed": self.seed,
+            NORMALIZER: self._normalizers,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Load what `state_dict` returned.
@@ -113,3 +127,7 @@ class TrainStep(SimpleTrainer):
             ) from None
         self._scaler.load_state_dict(state["scaler"])
         self.seed = state["seed"]
+        stored = [each for each in state.get(NORMALIZER, []) if each is not None]
+        if stored:
+            mine = stored[self.world.rank] if len(stored) == self.world.size else mean(stored)
+            setattr(getattr(self.model, "module", self.model), NORMALIZER, mine)

@@ -4,6 +4,7 @@ import logging
 import weakref
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
@@ -21,14 +22,16 @@ from ..run.checkpoint import Checkpoint
 from ..run.folder import cut_lines
 from ..run.parallel import current_world, lost_another
 from ..run.stopping import AskedToStop, Stopping
+from .best import Best, NoLongerBetter
 from .checkpointer import RandWireCheckpointer
 from .config import require_randwire_keys
 from .loader import TestLoader, TrainLoader, repeat_factors
 from .optimizer import build_optimizer
 from .preprocessing import preprocessing_from_config, without_weights
 from .presets import refuse_presets
-from .results import record_evaluation, result_dir
+from .results import mark_as_ended_early, record_evaluation, result_dir
 from .step import TrainStep, amp_dtype
+from .validation import validation_losses
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class RandWireTrainer(DefaultTrainer):
         self.checkpointer = build_checkpointer(
             cfg, model, average=self.average, trainer=weakref.proxy(self)
         )
+        self.best = Best(cfg, self.checkpointer, self.world)
         self.register_hooks(self.build_hooks())
 
     def scaled(self, cfg: CfgNode) -> CfgNode:
@@ -127,6 +131,7 @@ class RandWireTrainer(DefaultTrainer):
             if isinstance(hook, EvalHook):
                 hooks.append(_Save(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD))
                 hooks.append(_Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate))
+                hooks.append(_EndEarly())
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         return [*hooks, _Stop()]
@@ -136,8 +141,14 @@ class RandWireTrainer(DefaultTrainer):
         model = self.average.model if self.average else self.model
         done = min(self.iter + 1, self.max_iter)  # detectron2 adds one after the last iteration
         where = f"{self.cfg.OUTPUT_DIR}, iteration {done}"
-        self._last_eval_results = evaluate(self.cfg, model, where, done)
-        return self._last_eval_results
+        self._last_eval_results = results = evaluate(self.cfg, model, where, done)
+        if self.cfg.TEST.LOSS:
+            losses = validation_losses(self.cfg, model, self.world)
+            if losses:
+                logger.info(f"Loss on DATASETS.TEST: {losses['total_loss']:.4f}")
+                results = {**results, "validation": losses}
+        self.best.consider(results, done)
+        return results
 
     def resume_or_load(self, resume: bool = True, checkpoint: Checkpoint | None = None) -> None:
         """As in detectron2.
@@ -152,6 +163,7 @@ class RandWireTrainer(DefaultTrainer):
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resuming:
             self.start_iter = self.iter + 1
+            self.best.resume(self.start_iter)
         self.done = self.saved = self.start_iter
         loader = self._trainer.data_loader
         if isinstance(loader, TrainLoader):
@@ -167,12 +179,26 @@ class RandWireTrainer(DefaultTrainer):
         if self.world.is_first:
             metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
             cut_lines(metrics, lambda row: row["iteration"] < self.start_iter)
-        with self.stopping:
+        # An optimized torch.jit function, as RetinaNet's focal loss, rounds differently after its
+        # first calls in a process, so that a resumed run would not be as an unbroken one.
+        with self.stopping, torch.jit.optimized_execution(False):
             try:
                 return super().train()
+            except NoLongerBetter:
+                self._end_early()
+                return None
             except AskedToStop:
                 self._save_and_log()
                 raise
+
+    def _end_early(self) -> None:
+        self._trainer.collect()
+        self.world.first_does(lambda: self.checkpointer.save("model_final", iteration=self.iter))
+        self.world.first_does(lambda: mark_as_ended_early(self.cfg))
+        logger.info(
+            f"Ended after iteration {self.done} of {self.max_iter}: the best of the evaluations was"
+            f" {self.best}, and TEST.PATIENCE {self.cfg.TEST.PATIENCE} have passed since"
+        )
 
     def run_step(self) -> None:
         super().run_step()
@@ -183,6 +209,7 @@ class RandWireTrainer(DefaultTrainer):
         # The current iteration may have been stopped while waiting for its batch.
         self.iter = self._trainer.iter = self.done - 1
         if self.done > self.saved:
+            self._trainer.collect()
             self.world.first_does(
                 lambda: self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             )
@@ -222,7 +249,8 @@ class RandWireTrainer(DefaultTrainer):
 def _is_news(record: logging.LogRecord) -> bool:
     """Filter out detectron2's traceback of a training that ended by a user error."""
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, UserError | FloatingPointError) or lost_another(error))
+    expected = isinstance(error, UserError | FloatingPointError | NoLongerBetter)
+    return not (expected or lost_another(error))
 
 
 class _Save(PeriodicCheckpointer):
@@ -231,6 +259,7 @@ class _Save(PeriodicCheckpointer):
     def after_step(self):
         done = self.trainer.iter + 1
         if done % self.period == 0 or done >= self.max_iter:
+            self.trainer._trainer.collect()
             self.trainer.world.first_does(super().after_step)
             self.trainer.saved = done
 
@@ -241,6 +270,14 @@ class _Evaluate(EvalHook):
     def after_train(self):
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
+
+
+class _EndEarly(HookBase):
+    """Ends the training on all ranks where evaluations have not been better for long enough."""
+
+    def after_step(self):
+        if self.trainer.best.is_over(self.trainer.iter + 1):
+            raise NoLongerBetter
 
 
 class _Stop(HookBase):

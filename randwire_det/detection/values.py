@@ -37,6 +37,7 @@ RANGES = {
     "INPUT.MIN_SIZE_TEST": (0, PIXELS[1]),  # 0: do not resize
     "INPUT.MAX_SIZE_TRAIN": PIXELS,
     "INPUT.MAX_SIZE_TEST": PIXELS,
+    "TEST.PATIENCE": (0, math.inf),
     "TEST.DETECTIONS_PER_IMAGE": (-1, math.inf),  # -1: all
     ".OUT_CHANNELS": WIDTH,
     ".STEM_OUT_CHANNELS": WIDTH,

@@ -11,6 +11,7 @@ from ..config.files import flat
 from ..config.network_keys import spec_from_config
 from ..errors import UsageError, UserError
 from ..strict import load_yaml
+from ..tables import detection
 from ..tables.damage import FIGURE as DAMAGE_FIGURE
 from ..tables.detection import WRITTEN, read_record
 from ..tables.pretraining import FINAL
@@ -63,10 +64,7 @@ def is_finished(study: Study, run: Run) -> bool:
         return (run.folder / FINAL).exists()
     if not (run.folder / WRITTEN).exists():
         return False
-    record = read_record(run.folder)
-    return record["iteration"] is not None and (
-        record["iteration"] >= record["schedule"]["iterations"]
-    )
+    return detection.is_finished(read_record(run.folder))
 
 
 def check_run(study: Study, run: Run, read_config: ReadConfig) -> None:

@@ -57,7 +57,7 @@ def read_evaluations(folders: list[Path], warn: Callable[[str], None]) -> list[R
             continue
         record = read_record(folder)
         iteration, last = record["iteration"], record["schedule"]["iterations"]
-        if iteration is not None and iteration < last:
+        if iteration is not None and not is_finished(record):
             warn(f"{folder}: not finished, iteration {iteration} of {last}, left out")
             continue
         for result in _results(folder, record, warn):
@@ -100,6 +100,12 @@ def read_record(folder: Path) -> dict:
         } if all(map(_is_dataset, datasets.values())):
             return record
     raise UserError(f"{path}: expected an object as train_net.py writes it; evaluate again")
+
+
+def is_finished(record: dict) -> bool:
+    """Whether a record is of the last iteration, or of where TEST.PATIENCE ended the training."""
+    iteration, last = record["iteration"], record["schedule"]["iterations"]
+    return iteration is not None and (iteration >= last or record.get("ended_early") is True)
 
 
 def _is_dataset(entry: object) -> bool:

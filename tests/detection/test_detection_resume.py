@@ -1,13 +1,15 @@
 """A detection training that is killed at any moment ends as the one that was not."""
 
 import random
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
+import torch
 from conftest import start_python
-from detection_helpers import CONFIG, RUN, TOOL, as_overrides, train_net
+from detection_helpers import CONFIG, RUN, TOOL, as_overrides, in_two, train_net
 from process_helpers import assert_same, half_written, wait_until
 
 from randwire_det.detection.checkpointer import CHECKPOINTS, newest_checkpoint
@@ -107,3 +109,41 @@ def _assert_same_run(folder, reference):
         assert_same(one | folders, other | folders, name)
     found = [each / "inference" / "coco_instances_results.json" for each in (folder, reference)]
     assert found[0].read_bytes() == found[1].read_bytes()
+
+
+RETINANET = {
+    "MODEL.META_ARCHITECTURE": "RetinaNet",
+    "MODEL.BACKBONE.NAME": "build_retinanet_randwire_fpn_backbone",
+    "MODEL.RANDWIRE.OUT_FEATURES": "['conv3', 'conv4', 'conv5']",
+    "MODEL.FPN.IN_FEATURES": "['conv3', 'conv4', 'conv5']",
+    "MODEL.RETINANET.IN_FEATURES": "['p3', 'p4', 'p5', 'p6', 'p7']",
+    "MODEL.RETINANET.NUM_CLASSES": 3,
+    "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256], [512]]",
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_retinanet_goes_on_with_the_anchors_that_it_has_counted(shapes, tmp_path, processes):
+    """It divides its loss by an average of them, of each process, which no tensor holds."""
+    changes = RETINANET | {
+        "SOLVER.MAX_ITER": 4,
+        "SOLVER.CHECKPOINT_PERIOD": 2,
+        "DATASETS.TEST": "()",
+        "TEST.REPORT": False,
+    }
+
+    def run(*options, output):
+        if processes == 1:
+            return train_net(shapes, *options, changes=changes | {"OUTPUT_DIR": output})
+        return in_two("--num-gpus", shapes, *options, **changes, OUTPUT_DIR=output)
+
+    done = run(output=tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole/model_0000001.pth", tmp_path / "part")
+    done = run("--resume", output=tmp_path / "part")
+    assert done.returncode == 0, done.stderr
+    whole, part = (
+        load_checkpoint(tmp_path / f"{each}/model_final.pth") for each in ("whole", "part")
+    )
+    assert all(torch.equal(each, part.model[name]) for name, each in whole.model.items())
