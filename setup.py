@@ -17,6 +17,7 @@ setup(
         "randwire_det.configs.studies": "configs/studies",
     },
     package_data={
+        "randwire_det": ["py.typed"],
         "randwire_det.configs": ["*.yaml"],
         "randwire_det.configs.lazy": ["*.py"],
         "randwire_det.configs.pretrain": ["*.yaml"],

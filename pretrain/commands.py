@@ -16,10 +16,12 @@ from randwire_det.run.files import replace_file
 from randwire_det.run.folder import cut_lines, locked
 from randwire_det.run.parallel import ALONE, World
 from randwire_det.run.stopping import Stopping
-from randwire_det.spec.complexity import complexity
+from randwire_det.spec.complexity import Complexity, complexity
+from randwire_det.spec.spec import NetworkSpec
 
 from . import data, recipe, resume
 from .baselines import baseline_complexity
+from .card import write_model_card
 from .config import check, test_size
 from .engine import Trainer
 from .evaluation import evaluate
@@ -83,6 +85,8 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
             f"done     {accuracy(vars(trainer.progress))}, weights in {final}; to use them:"
         )
         logger.info(f"MODEL.WEIGHTS {final}")
+        count = _count(cfg, spec, test_size(cfg), len(train_data.classes))
+        world.first_does(lambda: write_model_card(trainer, count, len(val_data)))
         return 0
 
 
@@ -198,15 +202,18 @@ def _device(cfg: CfgNode, world: World) -> str:
     return f"cuda:{world.local_rank}"
 
 
+def _count(cfg: CfgNode, spec: NetworkSpec | None, size: int, classes: int) -> Complexity:
+    if spec is not None:
+        return complexity(spec, size, classes, cfg.MODEL.HEAD_CHANNELS)
+    return baseline_complexity(cfg.MODEL.NAME, cfg.MODEL.WIDTH, size, classes)
+
+
 def _describe(trainer: Trainer) -> None:
     """Log network, data, device and schedule of a run."""
     cfg, spec, size = trainer.cfg, trainer.spec, trainer.cfg.INPUT.SIZE
     classes, device = len(trainer.train_data.classes), trainer.learner.device
-    if spec is not None:
-        name, count = spec.describe(), complexity(spec, size, classes, cfg.MODEL.HEAD_CHANNELS)
-    else:
-        name = f"{cfg.MODEL.NAME}, width {cfg.MODEL.WIDTH:g}"
-        count = baseline_complexity(cfg.MODEL.NAME, cfg.MODEL.WIDTH, size, classes)
+    name = spec.describe() if spec else f"{cfg.MODEL.NAME}, width {cfg.MODEL.WIDTH:g}"
+    count = _count(cfg, spec, size, classes)
     on_gpu = device != "cpu"
     machine = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
     processes = trainer.world.size

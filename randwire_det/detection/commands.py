@@ -18,6 +18,7 @@ from ..run.checkpoint import Checkpoint
 from ..run.files import replace_file
 from ..run.folder import locked
 from ..run.parallel import ALONE, World
+from .card import write_model_card
 from .checks import builds_randwire, check_data, check_run
 from .results import report_evaluation
 from .trainer import RandWireTrainer, build_checkpointer, evaluate
@@ -47,6 +48,7 @@ def train(
         del checkpoint  # frees as much memory as the model and its optimizer take
         logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
         world.together(lambda: _train(trainer))
+        world.first_does(lambda: write_model_card(trainer.cfg))
         if cfg.TEST.REPORT:
             world.first_does(lambda: report_evaluation(cfg))
 
