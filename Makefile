@@ -19,6 +19,7 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
+	$(RUN) -m mypy
 
 $(VENV)/installed-%: pyproject.toml setup.py constraints.txt tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \

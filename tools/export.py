@@ -5,6 +5,8 @@
   onnx          classifier or whole detector, by onnxruntime for example
   torchscript   the same, by libtorch or Python with torchvision's operations
   torch_export  a classifier, as torch.export writes it
+  safetensors   the trunk's weights alone, with spec and preprocessing, for this package:
+                MODEL.WEIGHTS of a detector, or randwire_det.run.trunk_file.load_trunk
 
 BN is folded, preprocessing but for resizing is part of the network, and the file holds
 metadata.json with classes, channel order and sizes. Batch (of a classifier), height and width are
@@ -40,7 +42,7 @@ def parse_args():
     parser.add_argument("checkpoint", help="of pretrain_imagenet.py or train_net.py")
     parser.add_argument(
         "--to",
-        choices=("onnx", "torchscript", "torch_export"),
+        choices=("onnx", "torchscript", "torch_export", "safetensors"),
         required=True,
         default=argparse.SUPPRESS,
         help="the format",
@@ -68,9 +70,15 @@ def main():
         from randwire_det.export.int8 import quantize
         from randwire_det.run.checkpoint import KINDS, load_checkpoint
         from randwire_det.run.progress import progress
+        from randwire_det.run.trunk_file import ENDING, save_trunk
 
     torch.set_flush_denormal(True)  # as in evaluations
     checkpoint = load_checkpoint(args.checkpoint, kinds=KINDS)
+    if args.to == "safetensors":
+        output = Path(args.output or Path(args.checkpoint).with_suffix(ENDING))
+        save_trunk(output, checkpoint)
+        print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; the trunk's weights")
+        return
     formats.check(args.to, checkpoint.kind)
     network = _network(checkpoint)
     pictures = _pictures(args.pictures, network)
@@ -93,10 +101,12 @@ def main():
 
 
 def _network(checkpoint):
-    if checkpoint.kind == "baseline":
-        name = checkpoint.architecture["name"]
+    if checkpoint.kind in ("baseline", "trunk"):
+        name = "a trunk alone"
+        if checkpoint.kind == "baseline":
+            name = f"torchvision's {checkpoint.architecture['name']}"
         raise UserError(
-            f"{checkpoint.path} holds torchvision's {name}: expected the checkpoint of a RandWire"
+            f"{checkpoint.path} holds {name}: expected the checkpoint of a RandWire"
             " classifier or of a detector"
         )
     if checkpoint.kind == "detector":

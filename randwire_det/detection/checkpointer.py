@@ -157,8 +157,8 @@ class RandWireCheckpointer(DetectionCheckpointer):
         check_outputs(checkpoint, self.classes, relearned=not whole)
         if checkpoint.kind != "detector" and whole:
             raise UserError(
-                f"{checkpoint.path} is a classifier, not a detector: it can start a training as"
-                " MODEL.WEIGHTS, but cannot be evaluated or resumed"
+                f"{checkpoint.path} is a {checkpoint.kind}, not a detector: it can start a training"
+                " as MODEL.WEIGHTS, but cannot be evaluated or resumed"
             )
         self._take_weights(checkpoint, whole)
         rest = dict(checkpoint.rest)

@@ -48,7 +48,7 @@ def build_detector(
     path = checkpoint.path
     if checkpoint.kind != "detector":
         raise UserError(
-            f"{path} is a classifier, not a detector: it can start a training of one by"
+            f"{path} is a {checkpoint.kind}, not a detector: it can start a training of one by"
             f" tools/train_net.py as MODEL.WEIGHTS {path}"
         )
     cfg = config_of(checkpoint)

@@ -4,7 +4,8 @@ A checkpoint holds plain data and tensors only: `torch.load(..., weights_only=Tr
 an untrusted file cannot run code. Layout (version 1):
 
     format, version     "randwire_det", 1
-    kind                "classifier", of a RandWire; "baseline", a torchvision ResNet; or "detector"
+    kind                "classifier", of a RandWire; "baseline", a torchvision ResNet; "detector";
+                        or "trunk", which is what a file of `trunk_file` is read as
     model               the state dict; the trunk's keys contain "trunk."
     spec                NetworkSpec.to_dict(), or None if the model has no RandWire
     architecture        {"name": "resnet50", "width": 1.0} of a baseline, else None
@@ -32,10 +33,11 @@ from ..errors import UserError, brief
 from ..spec.spec import NetworkSpec
 from .archive import check_tensors, read_plain
 from .files import replace_file
+from .trunk_file import ENDING, read_trunk
 
 FORMAT = "randwire_det"
 VERSION = 1
-DEFAULT_KINDS = ("classifier", "detector")
+DEFAULT_KINDS = ("classifier", "detector", "trunk")
 KINDS = (*DEFAULT_KINDS, "baseline")
 
 
@@ -240,7 +242,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS) -> Checkpoint:
-    """Read a checkpoint of this project.
+    """Read a checkpoint of this project, or a trunk in safetensors.
 
     Args:
         kinds: the kinds that the caller accepts.
@@ -249,7 +251,7 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
         UserError: the file is missing, damaged, holds more than plain data and tensors, is not a
             checkpoint of this project, or is of a kind not in `kinds`.
     """
-    data = read_plain(path)
+    data = read_trunk(path) if Path(path).suffix == ENDING else read_plain(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(
             f"{path} is no randwire_det checkpoint: it carries no network spec; expected a file of"
@@ -357,8 +359,8 @@ def _check_network(kind: str, spec: object, architecture: object) -> None:
     A detector may have another backbone and then has neither.
     """
     if kind != "baseline":
-        if spec is None and kind == "classifier":
-            raise UserError("a classifier without a spec, which says what network it is")
+        if spec is None and kind != "detector":
+            raise UserError(f"a {kind} without a spec, which says what network it is")
         if architecture is not None:
             raise UserError(f"a {kind} with a baseline's architecture {brief(architecture)}")
         return

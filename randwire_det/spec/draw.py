@@ -97,10 +97,10 @@ def _layout(dag: Dag) -> list[tuple[float, float]]:
 
     Within a column nodes are sorted by the mean height of what they read, to untangle the edges.
     """
-    depth = []
+    depth: list[int] = []
     for sources in dag.predecessors:
         depth.append(1 + max(depth[source] for source in sources) if sources else 0)
-    columns = [[] for _ in range(max(depth) + 1)]
+    columns: list[list[int]] = [[] for _ in range(max(depth) + 1)]
     for node, level in enumerate(depth):
         columns[level].append(node)
     tallest = max(map(len, columns))

@@ -148,12 +148,13 @@ def generate(
     if not isinstance(seed_per_stage, bool):
         raise UserError(f"seed_per_stage={brief(seed_per_stage)}: expected True or False")
     plans = {f"conv{i}": plan for i, plan in enumerate(REGIMES[regime], 1)}
-    wired = [name for name, plan in plans.items() if plan.nodes is not None]
+    shares = {name: plan.nodes for name, plan in plans.items() if plan.nodes is not None}
+    wired = list(shares)
     if generator == OWN_GRAPH:
         dags = _own_graphs(graph, wired)
         nodes = dags[wired[-1]].num_nodes
     else:
-        sizes = {name: max(1, int(nodes * plans[name].nodes)) for name in wired}
+        sizes = {name: max(1, int(nodes * share)) for name, share in shares.items()}
         # A stage's own seed: no two (seed, stage) pairs share one, as stage numbers have one digit.
         seeds = {name: 10 * seed + int(name[-1]) if seed_per_stage else seed for name in wired}
         dags = {name: _sample(generator, name, sizes[name], seeds[name], theta) for name in wired}
@@ -168,7 +169,7 @@ def generate(
         for name, plan in plans.items()
     )
     arguments = ", ".join(f"{name.upper()}={value}" for name, value in theta.items())
-    seeds = "a seed per stage from seed" if seed_per_stage else "seed"
+    seeding = "a seed per stage from seed" if seed_per_stage else "seed"
     provenance = {
         "generator": generator,
         "seed": seed,
@@ -178,7 +179,7 @@ def generate(
         "channels": channels,
         **theta,
         "networkx": nx.__version__,
-        "description": f"{generator.upper()}({arguments}) {regime} N={nodes} {seeds} {seed}"
+        "description": f"{generator.upper()}({arguments}) {regime} N={nodes} {seeding} {seed}"
         + (f", nodes of {op}" if op != SEP_CONV3X3 else ""),
     }
     return NetworkSpec(stages, provenance)

@@ -105,12 +105,12 @@ def barabasi_albert(n: int, m: int, seed: int) -> Dag:
     Raises:
         UserError: M outside 1..N-1.
     """
-    n, seed, given, m = check_nodes(n), check_seed(seed), m, whole(m)
-    if m is None or not 1 <= m < n:
-        raise UserError(f"BA(M={brief(given)}): expected a whole number 1 <= M < N={n}")
-    start = nx.empty_graph(m + 1)
-    start.add_edges_from((node, m) for node in range(m))
-    return to_dag(nx.barabasi_albert_graph(n, m, seed=seed, initial_graph=start))
+    n, seed, joined = check_nodes(n), check_seed(seed), whole(m)
+    if joined is None or not 1 <= joined < n:
+        raise UserError(f"BA(M={brief(m)}): expected a whole number 1 <= M < N={n}")
+    start = nx.empty_graph(joined + 1)
+    start.add_edges_from((node, joined) for node in range(joined))
+    return to_dag(nx.barabasi_albert_graph(n, joined, seed=seed, initial_graph=start))
 
 
 def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
@@ -122,17 +122,17 @@ def watts_strogatz(n: int, k: int, p: float, seed: int) -> Dag:
     Raises:
         UserError: K odd, below 2 or not below N, P outside [0, 1], or no connected graph found.
     """
-    n, seed, given, k = check_nodes(n), check_seed(seed), k, whole(k)
-    if k is None or k < 2 or k % 2:
-        raise UserError(f"WS(K={brief(given)}): expected an even whole number K >= 2")
-    if k >= n:
+    n, seed, joined = check_nodes(n), check_seed(seed), whole(k)
+    if joined is None or joined < 2 or joined % 2:
+        raise UserError(f"WS(K={brief(k)}): expected an even whole number K >= 2")
+    if joined >= n:
         raise UserError(f"WS(K={brief(k)}): expected K < N={n}, the number of nodes of the stage")
     p = check_probability("WS", p)
     try:
-        graph = nx.connected_watts_strogatz_graph(n, k, p, tries=WS_TRIES, seed=seed)
+        graph = nx.connected_watts_strogatz_graph(n, joined, p, tries=WS_TRIES, seed=seed)
     except nx.NetworkXError:
         raise UserError(
-            f"WS(K={k}, P={p}) gave no connected graph of N={n} nodes in {WS_TRIES} draws;"
+            f"WS(K={joined}, P={p}) gave no connected graph of N={n} nodes in {WS_TRIES} draws;"
             " take a larger K or a smaller P"
         ) from None
     return to_dag(graph)

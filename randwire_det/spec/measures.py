@@ -66,7 +66,7 @@ def dag_measures(dag: Dag) -> dict[str, float]:
 
 
 def _depth(dag: Dag) -> int:
-    depth = []
+    depth: list[int] = []
     for sources in dag.predecessors:
         depth.append(1 + max((depth[source] for source in sources), default=0))
     return max(depth)
@@ -127,7 +127,8 @@ def live_maps_best(dag: Dag) -> float:
             return peak
         if peak > peaks[done]:
             continue  # a better way to this set was found since
-        moves, outputs = [], []
+        moves: list[tuple[int, int]] = []
+        outputs: list[tuple[int, int]] = []
         for node, needed in enumerate(reads):
             bit = 1 << node
             if done & bit or needed & ~done:

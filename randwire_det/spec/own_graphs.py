@@ -39,7 +39,7 @@ def own_dag(graph) -> Dag:
         )
     targets = [pair[1] for pair in graph if isinstance(pair, list | tuple) and len(pair) == 2]
     numbers = [each for each in targets if type(each) is int]
-    return Dag(max(numbers, default=0) + 1, graph)
+    return Dag(max(numbers, default=0) + 1, tuple(graph))
 
 
 def _from_networkx(graph: nx.Graph) -> Dag:

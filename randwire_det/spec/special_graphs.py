@@ -41,10 +41,10 @@ def chain(n: int, k: int, seed: int = 0) -> Dag:
     Raises:
         UserError: K is no whole number >= 1.
     """
-    n, given, k = check_nodes(n), k, whole(k)
-    if k is None or k < 1:
-        raise UserError(f"chain(K={brief(given)}): expected a whole number K >= 1")
-    pairs = ((a, b) for b in range(n) for a in range(max(0, b - k), b))
+    n, read = check_nodes(n), whole(k)
+    if read is None or read < 1:
+        raise UserError(f"chain(K={brief(k)}): expected a whole number K >= 1")
+    pairs = ((a, b) for b in range(n) for a in range(max(0, b - read), b))
     return Dag(n, tuple(pairs))
 
 
@@ -79,17 +79,17 @@ def ws_flex(n: int, degree: float, p: float, seed: int) -> Dag:
     Raises:
         UserError: a degree or a P out of range, or no connected graph found.
     """
-    n, seed, given, degree = check_nodes(n), check_seed(seed), degree, real(degree)
-    if degree is None or not 2 <= degree <= n - 1:
-        raise UserError(f"WS-flex(degree={brief(given)}): expected a number from 2 to N-1={n - 1}")
+    n, seed, average = check_nodes(n), check_seed(seed), real(degree)
+    if average is None or not 2 <= average <= n - 1:
+        raise UserError(f"WS-flex(degree={brief(degree)}): expected a number from 2 to N-1={n - 1}")
     p = check_probability("WS-flex", p)
     rng = random.Random(seed)
     for _ in range(REWIRING_TRIES):
-        graph = _rewired(n, int(n * degree / 2), p, rng)
+        graph = _rewired(n, int(n * average / 2), p, rng)
         if nx.is_connected(graph):
             return to_dag(graph)
     raise UserError(
-        f"WS-flex(degree={degree}, P={p}) gave no connected graph of N={n} nodes in"
+        f"WS-flex(degree={average}, P={p}) gave no connected graph of N={n} nodes in"
         f" {REWIRING_TRIES} draws; use a larger degree or a smaller P"
     )
 

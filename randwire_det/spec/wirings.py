@@ -41,7 +41,7 @@ def parse_wiring(text: str) -> Wiring:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
     generator = match[1].lower() if match else ""
-    if generator not in GRAPH_MODELS:
+    if match is None or generator not in GRAPH_MODELS:
         raise UsageError(
             f"wiring {text!r}: expected one of {', '.join(GRAPH_MODELS)} and its parameters, such"
             ' as "WS(4, 0.75)"'
@@ -147,7 +147,7 @@ def contact_sheet(
     axes = figure.subplots(*shape, squeeze=False)
     for row, wiring in zip(axes, wirings, strict=True):
         for axis, seed in zip(row, seeds, strict=True):
-            dag = sample(wiring, seed).stages[-1].dag
+            *_, dag = (stage.dag for stage in sample(wiring, seed).stages if stage.dag)
             draw_dag(axis, dag)
             axis.set_axis_off()
             own = dag_measures(dag)

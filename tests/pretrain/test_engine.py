@@ -55,7 +55,7 @@ def test_learning_rate_of_the_running_optimizer(unbroken):
 def test_a_plain_problem_is_learnt(unbroken):
     losses = [line["loss"] for line in metrics(unbroken) if "loss" in line]
     assert losses[0] == pytest.approx(np.log(3), abs=0.2)  # chance
-    # The least possible with smoothing 0.1 is 0.29; where it is, depends on the processor's rounding.
+    # The least possible with smoothing 0.1 is 0.29; how near it comes, is up to rounding.
     assert np.mean(losses[-EPOCH_LENGTH:]) < 0.75
     progress = load_checkpoint(unbroken / "model_final.pth").progress
     assert progress["top1"] > 85 and progress["best_top1"] >= progress["top1"]
