@@ -9,6 +9,7 @@ from randwire_det.config.files import flat, merge_config
 from randwire_det.config.network_keys import add_memory_config, add_spec_config
 from randwire_det.config.values import check_choices, check_ranges
 from randwire_det.errors import UsageError
+from randwire_det.run.trackers import add_track_config, check_trackers
 
 
 def get_cfg() -> CfgNode:
@@ -71,6 +72,8 @@ def get_cfg() -> CfgNode:
     cfg.TEST = CfgNode()
     cfg.TEST.PERIOD = 1  # epochs between evaluations; the last epoch always ends with one
 
+    cfg.TRACK = CfgNode()
+    add_track_config(cfg.TRACK)
     cfg.SEED = 0  # of initial weights, order, augmentation and dropout; not of the wiring
     cfg.DEVICE = "cuda"  # or "cpu", which is used if there is no CUDA device
     cfg.OUTPUT_DIR = "output/pretrain"
@@ -148,6 +151,7 @@ def check(cfg: CfgNode, processes: int = 1) -> None:
     values = flat(cfg)
     check_ranges(values, _RANGES)
     check_choices(values, _CHOICES)
+    check_trackers(cfg)
     parts = processes * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.BATCH_SIZE % parts or 2 * parts > cfg.SOLVER.BATCH_SIZE:
         raise UsageError(

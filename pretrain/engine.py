@@ -14,10 +14,12 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from randwire_det.config.files import flat
 from randwire_det.errors import UserError
 from randwire_det.run.checkpoint import Checkpoint, save_checkpoint
 from randwire_det.run.parallel import World
 from randwire_det.run.stopping import AskedToStop, Stopping
+from randwire_det.run.trackers import Trackers
 from randwire_det.spec import NetworkSpec
 
 from . import resume
@@ -87,6 +89,12 @@ class Trainer:
         Raises:
             UserError: the training diverged, an image cannot be read, or the disk is full.
         """
+        trackers = []  # of rank 0
+
+        def start():
+            trackers.append(Trackers(self.cfg.TRACK, flat(self.cfg), self.output))
+
+        self.world.first_does(start)
         with RunLog(
             self.output,
             self.progress.iteration,
@@ -94,6 +102,7 @@ class Trainer:
             epoch_length=self.epoch_length,
             batch_size=self.cfg.SOLVER.BATCH_SIZE,
             enabled=self.world.is_first,
+            trackers=trackers[0] if trackers else None,
         ) as log:
             try:
                 self.test_if_due(log)  # a checkpoint is written before its iteration is evaluated

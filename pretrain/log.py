@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from randwire_det.run.folder import cut_lines
 from randwire_det.run.progress import bar
+from randwire_det.run.trackers import Trackers
 
 logger = logging.getLogger("pretrain")
 
@@ -66,6 +67,7 @@ class RunLog:
         epochs, epoch_length: of the whole run, the latter in iterations.
         batch_size: images per iteration, over all processes.
         enabled: False on every rank but 0, which then writes and shows nothing.
+        trackers: that get the same numbers; closed with the log.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class RunLog:
         epoch_length: int,
         batch_size: int,
         enabled: bool,
+        trackers: Trackers | None = None,
     ):
+        self.trackers = trackers
         self.path = folder / "metrics.jsonl"
         self.epochs, self.epoch_length, self.batch_size = epochs, epoch_length, batch_size
         self.first, self.total = iteration, epochs * epoch_length
@@ -104,6 +108,8 @@ class RunLog:
             file.write(json.dumps({"iteration": iteration} | values) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, iteration)
+        if self.trackers is not None:
+            self.trackers.log(values, iteration)
 
     def write_training(self, iteration: int, losses: list[float], lr: float) -> None:
         """Log the mean of the losses since the last call, learning rate, speed and ETA."""
@@ -135,6 +141,8 @@ class RunLog:
     def __exit__(self, *exception) -> None:
         if self.board is not None:
             self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
         self.bar.close()
 
 

@@ -1,6 +1,6 @@
 """Config keys, or prefixes of keys, that do not affect the result of a training."""
 
-_BOTH_SIDES = ("MODEL.WEIGHTS", "MODEL.RANDWIRE.MEMORY", "OUTPUT_DIR")
+_BOTH_SIDES = ("MODEL.WEIGHTS", "MODEL.RANDWIRE.MEMORY", "OUTPUT_DIR", "TRACK.")
 PRETRAINING = (
     *_BOTH_SIDES,
     *("DATA.", "TEST.", "DEVICE", "LOG_PERIOD", "CHECKPOINT", "COMPILE"),

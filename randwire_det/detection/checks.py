@@ -25,6 +25,7 @@ from ..run.checkpoint import KINDS, Checkpoint, load_checkpoint
 from ..run.folder import refuse_used
 from ..run.memory import require_memory
 from ..run.parallel import current_world
+from ..run.trackers import check_trackers
 from .best import check_best
 from .checkpointer import OUTPUT_KEYS, check_fits, check_outputs, newest_checkpoint
 from .preprocessing import preprocessing_from_config, without_weights
@@ -79,6 +80,7 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
     check_model(cfg)
     if not eval_only:
         check_best(cfg)
+        check_trackers(cfg)
     for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):
         names = list(cfg.DATASETS[key])
         if not names and (eval_only or key == "TRAIN"):

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from ..config.files import flat, merge_config
 from ..config.network_keys import add_memory_config, add_spec_config
 from ..errors import UsageError
+from ..run.trackers import add_track_config
 
 
 def add_randwire_config(cfg: CfgNode) -> None:
@@ -48,6 +49,8 @@ def _our_keys() -> CfgNode:
     # What is checked of the images before a run: "none" (that they exist), "headers" (their sizes,
     # too) or "decode" (every pixel). "off" does not check the annotations either.
     ours.DATASETS.CHECK = "headers"
+    ours.TRACK = CfgNode()
+    add_track_config(ours.TRACK)
     ours.SOLVER = CfgNode()
     # Parts of each process' share of IMS_PER_BATCH that go through the model one after the other,
     # to save memory. Losses are means over a part, and BN's statistics those of a part.

@@ -10,11 +10,13 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..coco.classes import check_classes
 from ..coco.datasets import class_names, require_coco, training_dicts
 from ..coco.evaluator import CocoEvaluator
+from ..config.files import flat
 from ..errors import UserError
 from ..network.fusing import fuse
 from ..run.average import WeightAverage
@@ -22,6 +24,7 @@ from ..run.checkpoint import Checkpoint
 from ..run.folder import cut_lines
 from ..run.parallel import current_world, lost_another
 from ..run.stopping import AskedToStop, Stopping
+from ..run.trackers import Trackers
 from .best import Best, NoLongerBetter
 from .checkpointer import RandWireCheckpointer
 from .config import require_randwire_keys
@@ -31,6 +34,7 @@ from .preprocessing import preprocessing_from_config, without_weights
 from .presets import refuse_presets
 from .results import mark_as_ended_early, record_evaluation, result_dir
 from .step import TrainStep, amp_dtype
+from .tracking import TrackerWriter
 from .validation import validation_losses
 
 logger = logging.getLogger(__name__)
@@ -71,6 +75,7 @@ class RandWireTrainer(DefaultTrainer):
         self.checkpointer = build_checkpointer(
             cfg, model, average=self.average, trainer=weakref.proxy(self)
         )
+        self._tracker_writer = TrackerWriter()
         self.best = Best(cfg, self.checkpointer, self.world)
         self.register_hooks(self.build_hooks())
 
@@ -136,6 +141,13 @@ class RandWireTrainer(DefaultTrainer):
                 hooks.append(hook)
         return [*hooks, _Stop()]
 
+    def build_writers(self) -> list[EventWriter]:
+        return [*super().build_writers(), self._tracker_writer]
+
+    def _start_trackers(self) -> None:
+        trackers = Trackers(self.cfg.TRACK, flat(self.cfg), Path(self.cfg.OUTPUT_DIR))
+        self._tracker_writer.trackers = trackers
+
     def _evaluate(self) -> dict:
         """Evaluate the averaged weights if there are any, as `Checkpoint.weights_to_use`."""
         model = self.average.model if self.average else self.model
@@ -179,6 +191,7 @@ class RandWireTrainer(DefaultTrainer):
         if self.world.is_first:
             metrics = Path(self.cfg.OUTPUT_DIR, "metrics.json")
             cut_lines(metrics, lambda row: row["iteration"] < self.start_iter)
+        self.world.first_does(self._start_trackers)
         # An optimized torch.jit function, as RetinaNet's focal loss, rounds differently after its
         # first calls in a process, so that a resumed run would not be as an unbroken one.
         with self.stopping, torch.jit.optimized_execution(False):

@@ -98,7 +98,7 @@ def test_what_is_no_trunk_is_refused(classifier, tmp_path):
         about = json.loads(file.metadata()["randwire_det"])
     about["spec"] = tiny_spec(seed=9).to_dict()
     save_file(tensors, tmp_path / "t.safetensors", {"randwire_det": json.dumps(about)})
-    with pytest.raises(UserError, match="another network|does not hold all"):
+    with pytest.raises(UserError, match=r"another network|does not hold all"):
         load_trunk(tmp_path / "t.safetensors")
 
 
