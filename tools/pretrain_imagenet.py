@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pretrain.arguments import add_config_arguments
 from randwire_det.run import cli
 from randwire_det.run.launch import launch, reported_once, restarted
+from randwire_det.sweep import submit
 
 
 def parse_args():
@@ -39,6 +40,7 @@ def parse_args():
         metavar="N",
         help="processes on this machine, one a GPU; without CUDA they share the CPU",
     )
+    parser.add_argument("--slurm", metavar="KEY=VALUE,...", help=submit.HELP)
     return parser.parse_intermixed_args()
 
 
@@ -47,6 +49,10 @@ def main() -> int:
     with cli.quiet_imports():
         from pretrain.config import read_config
     cfg = reported_once(lambda: read_config(args))
+    if args.slurm:
+        output, processes = Path(cfg.OUTPUT_DIR), args.num_gpus
+        resuming = args.resume or args.eval_only
+        return submit.submit(args.slurm, output, processes=processes, resuming=resuming)
     status = launch(args.num_gpus)
     if status is not None:
         return status

@@ -9,8 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from randwire_det.errors import UsageError
 from randwire_det.run import cli
 from randwire_det.run.launch import launch, reported_once, restarted
+from randwire_det.sweep import submit
 
 EXAMPLE = """python tools/train_net.py --config-file faster_rcnn_randwire_c109.yaml --num-gpus 8 \\
       MODEL.WEIGHTS output/pretrain/model_final.pth OUTPUT_DIR output/faster_rcnn"""
@@ -42,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=f"tcp://127.0.0.1:{port}",
         help="where the processes of several machines meet",
     )
+    parser.add_argument("--slurm", metavar="KEY=VALUE,...", help=submit.HELP)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as in the config")
     return parser
 
@@ -55,6 +58,17 @@ def build_config(args):
     return cfg
 
 
+def submit_job(args) -> int:
+    from randwire_det.detection.config import read_config
+
+    if args.num_machines > 1:
+        raise UsageError("--slurm: takes one machine; several by torchrun in a job of your own")
+    output = Path(read_config(args.config_file, args.opts).OUTPUT_DIR)
+    return submit.submit(
+        args.slurm, output, processes=args.num_gpus, resuming=args.resume or args.eval_only
+    )
+
+
 def main() -> int | None:
     args = make_parser().parse_args()
     with cli.quiet_imports():
@@ -63,6 +77,8 @@ def main() -> int | None:
         from randwire_det.detection.processes import introduce
         from randwire_det.run.parallel import joined
 
+    if args.slurm:
+        return submit_job(args)
     cfg = reported_once(lambda: build_config(args))
     args.config_file = config_path(args.config_file)
     status = launch(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
