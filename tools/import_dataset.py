@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make COCO annotations from a data set in Pascal VOC, YOLO, labelme or Roboflow's formats.
+"""Make COCO annotations from a data set in Pascal VOC, YOLO, labelme, Roboflow's formats or COCO.
 
 Writes OUTPUT/<split>.json for every split of the data set; the pictures stay where they are. Of
 several --source it makes one data set, with the classes merged by name. Prints the config keys to
@@ -30,8 +30,10 @@ def parse_args():
     parser = cli.parser(
         __doc__, "python tools/import_dataset.py --source datasets/bccd --output datasets/bccd_coco"
     )
-    required = {"required": True, "default": argparse.SUPPRESS, "type": Path, "metavar": "DIR"}
-    parser.add_argument("--source", action="append", help="a data set; may be repeated", **required)
+    required = {"required": True, "default": argparse.SUPPRESS, "type": Path, "metavar": "PATH"}
+    parser.add_argument(
+        "--source", action="append", help="a data set, or a COCO JSON; may be repeated", **required
+    )
     parser.add_argument("--output", help="where the annotations go", **required)
     parser.add_argument("--format", choices=KINDS, help="of the sources; None: find out")
     parser.add_argument("--val-share", type=float, metavar="X", help="of train, drawn for val")

@@ -40,7 +40,7 @@ def read_part(part: Part) -> dict:
 
 
 def _read_coco(part: Part) -> dict:
-    """Roboflow's JSON, without the class 0 that it adds, which no object has."""
+    """A COCO JSON, without the class 0 that Roboflow adds, which no object has."""
     content = coco_json.read_coco(part.annotations)
     coco_json.class_names(content, part.annotations)  # refuses malformed ones
     used = {each["category_id"] for each in content["annotations"]}
@@ -48,7 +48,7 @@ def _read_coco(part: Part) -> dict:
     categories = [
         each
         for each in sorted(content["categories"], key=lambda each: each["id"])
-        if each["id"] in used or each["name"] not in parents
+        if each["id"] != 0 or each["id"] in used or each["name"] not in parents
     ]
     images = [
         image | {"file_name": str(part.images / image["file_name"])} for image in content["images"]

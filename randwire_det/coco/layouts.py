@@ -1,4 +1,4 @@
-"""Where data sets of other formats keep pictures and annotations: VOC, YOLO, labelme, Roboflow.
+"""Where data sets keep pictures and annotations: VOC, YOLO, labelme, Roboflow, COCO itself.
 
 Each `*_parts` function looks at a folder and returns its parts, none if it has another layout.
 """
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..errors import UserError
 from ..strict import load_yaml
+from . import coco_json
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 WHOLE = "all"  # the split of a data set that is not divided
@@ -45,19 +46,21 @@ def parts(source: Path, kind: str | None = None) -> list[Part]:
     """The parts of a data set.
 
     Args:
-        source: its folder.
+        source: its folder, or a file of COCO annotations beside its pictures.
         kind: of `KINDS`; None to find out.
 
     Raises:
         UserError: no such folder, or its layout is none of the known ones.
     """
+    if source.suffix == ".json" and source.is_file():
+        return [_coco_part(source.parent, source)]
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; unpack an archive first")
     for each in (kind,) if kind else KINDS:
         if found := KINDS[each](source):
             return found
     raise UserError(
-        f"{source}: no {kind or 'VOC, YOLO, labelme or Roboflow'} data set; expected"
+        f"{source}: no {kind or 'VOC, YOLO, labelme or COCO'} data set; expected"
         f" {LAYOUTS[kind] if kind else '; or '.join(LAYOUTS.values())}"
     )
 
@@ -138,6 +141,33 @@ def roboflow_parts(source: Path) -> list[Part]:
     return [Part("coco", split, at, path) for split, at, path in found if path.is_file()]
 
 
+def coco_parts(source: Path) -> list[Part]:
+    """As COCO itself: annotations/instances_train2017.json beside train2017."""
+    found = sorted((source / "annotations").glob("*.json"))
+    instances = [path for path in found if path.name.startswith("instances_")]
+    return [_coco_part(source, path) for path in instances or found]
+
+
+def _coco_part(source: Path, path: Path) -> Part:
+    """A file of COCO annotations, and the folder of its pictures in the data set.
+
+    Raises:
+        UserError: none of the usual folders has its first picture.
+    """
+    name = path.stem.removeprefix("instances_")
+    split = next((SPLITS[each] for each in SPLITS if name.startswith(each)), WHOLE)
+    tried = [source / name, source / "images" / name, source / "images", source]
+    content = coco_json.read_coco(path)
+    images = content["images"] if isinstance(content.get("images"), list) else []
+    first = next((each.get("file_name") for each in images if isinstance(each, dict)), None)
+    for folder in tried:
+        if isinstance(first, str) and (folder / first).is_file():
+            return Part("coco", split, folder, path)
+    raise UserError(
+        f"{path}: its first picture, {first!r}, is in none of {', '.join(map(str, tried))}"
+    )
+
+
 def _folders(source: Path) -> list[tuple[str, Path]]:
     """The folders of splits in a data set; itself where there are none."""
     inside = [(SPLITS[name], source / name) for name in SPLITS if (source / name).is_dir()]
@@ -149,13 +179,13 @@ def _has(folder: Path, pattern: str) -> bool:
 
 
 KINDS = {
-    "coco": roboflow_parts,
+    "coco": lambda source: roboflow_parts(source) or coco_parts(source),
     "yolo": yolo_parts,
     "voc": voc_parts,
     "labelme": labelme_parts,
 }
 LAYOUTS = {
-    "coco": f"{ROBOFLOW_COCO} beside the pictures",
+    "coco": f"{ROBOFLOW_COCO} beside the pictures, or annotations/*.json as of COCO itself",
     "yolo": "a data.yaml with names and the folders of train and val, and labels/ beside images/",
     "voc": "Annotations/*.xml and JPEGImages/, or *.xml beside the pictures",
     "labelme": "labelme's *.json beside the pictures",

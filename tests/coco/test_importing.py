@@ -118,6 +118,21 @@ def roboflow_coco(root):
         (root / split / "_annotations.coco.json").write_text(json.dumps(content))
 
 
+def coco(root):
+    """COCO's own layout; "cat" has the name of its supercategory, as COCO's person."""
+    roboflow_coco(root)
+    (root / "annotations").mkdir()
+    (root / "annotations" / "captions_train2017.json").write_text("{}")
+    for split, name in (("train", "train2017"), ("valid", "val2017")):
+        (root / split).rename(root / name)
+        path = root / name / "_annotations.coco.json"
+        content = json.loads(path.read_text())
+        path.unlink()
+        del content["categories"][0]
+        content["categories"][0]["supercategory"] = "cat"
+        (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+
+
 def convert(root, *options):
     done = run_tool(TOOL, "--source", root, "--output", root.parent / "out", *options)
     assert done.returncode == 0, done.stderr
@@ -139,7 +154,7 @@ def read(folder, split):
 
 @pytest.mark.parametrize(
     "write",
-    [voc, roboflow_voc, yolo, roboflow_yolo, labelme, roboflow_coco],
+    [voc, roboflow_voc, yolo, roboflow_yolo, labelme, roboflow_coco, coco],
     ids=lambda w: w.__name__,
 )
 def test_every_format_gives_the_same_objects(tmp_path, write):
@@ -164,6 +179,20 @@ def test_what_it_prints_is_what_the_check_takes(tmp_path):
     )
     assert checked.returncode == 0, checked.stderr
     assert "images 2, annotations 2, categories 2" in checked.stdout
+
+
+def test_single_files_of_coco_are_merged_as_well(tmp_path):
+    coco(tmp_path / "set")
+    for name in ("train2017", "val2017"):
+        path = tmp_path / "set" / "annotations" / f"instances_{name}.json"
+        path.rename(tmp_path / "set" / f"{name}.json")
+    files = [tmp_path / "set" / f"{name}.json" for name in ("train2017", "val2017")]
+    convert(files[0], "--source", files[1], "--output", tmp_path / "out")
+    pictures_found = read(tmp_path / "out", "train")
+    assert pictures_found.keys() == {"train2017/one.png", "train2017/three.png"}
+    (tmp_path / "set/train2017/one.png").unlink()
+    done = run_tool(TOOL, "--source", files[0], "--output", tmp_path / "again")
+    assert_refused(done, "its first picture, 'one.png', is in none of")
 
 
 def test_classes_of_several_sources_are_merged_by_name(tmp_path):
