@@ -2,26 +2,23 @@
 
 from pathlib import Path
 
-from detectron2.config import CfgNode
-
 from ..run.card import described, write_card
-from ..run.checkpoint import load_checkpoint
 from ..run.classes import few
 from ..tables.detection import read_record
 from .preprocessing import preprocessing_from_config
+from .trainer import RandWireTrainer
 
 FINAL = "model_final.pth"
 
 
-def write_model_card(cfg: CfgNode) -> None:
+def write_model_card(trainer: RandWireTrainer) -> None:
     """Write OUTPUT_DIR/model_card.md about model_final.pth and the latest evaluation, if any.
 
     Raises:
         UserError: the file cannot be written.
     """
-    output = Path(cfg.OUTPUT_DIR)
-    checkpoint = load_checkpoint(output / FINAL)
-    spec, classes, solver = checkpoint.spec, checkpoint.classes or [], cfg.SOLVER
+    cfg, spec = trainer.cfg, trainer.checkpointer.spec
+    output, solver, classes = Path(cfg.OUTPUT_DIR), cfg.SOLVER, trainer.checkpointer.classes or []
     title, results = cfg.MODEL.META_ARCHITECTURE, {}
     if cfg.DATASETS.TEST:
         record = read_record(output)
@@ -33,12 +30,12 @@ def write_model_card(cfg: CfgNode) -> None:
         }
     facts = {
         "network": spec.describe() if spec else cfg.MODEL.BACKBONE.NAME,
-        "parameters": f"{sum(each.numel() for each in checkpoint.model.values()):,}, with buffers",
+        "parameters": f"{sum(each.numel() for each in trainer.model.parameters()):,}",
         "trained on": ", ".join(cfg.DATASETS.TRAIN),
         "classes": f"{len(classes)}: {few(classes, 20)}" if classes else "without names",
-        "recipe": f"{checkpoint.rest['iteration'] + 1:,} of {solver.MAX_ITER:,} iterations of"
-        f" {solver.IMS_PER_BATCH} images, learning rate {solver.BASE_LR:g}, weight decay"
-        f" {solver.WEIGHT_DECAY:g}; config.yaml has the rest",
+        "recipe": f"{trainer.done:,} of {solver.MAX_ITER:,} iterations of {solver.IMS_PER_BATCH}"
+        f" images, learning rate {solver.BASE_LR:g}, weight decay {solver.WEIGHT_DECAY:g};"
+        " config.yaml has the rest",
         "started from": cfg.MODEL.WEIGHTS or "random weights",
         "seed": cfg.SEED,
         "preprocessing": described(preprocessing_from_config(cfg)),

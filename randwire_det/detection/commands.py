@@ -48,7 +48,7 @@ def train(
         del checkpoint  # frees as much memory as the model and its optimizer take
         logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
         world.together(lambda: _train(trainer))
-        world.first_does(lambda: write_model_card(trainer.cfg))
+        world.first_does(lambda: write_model_card(trainer))
         if cfg.TEST.REPORT:
             world.first_does(lambda: report_evaluation(cfg))
 

@@ -47,8 +47,9 @@ def build_detector(
     """
     path = checkpoint.path
     if checkpoint.kind != "detector":
+        kind = "trunk" if checkpoint.kind == "trunk" else "classifier"
         raise UserError(
-            f"{path} is a {checkpoint.kind}, not a detector: it can start a training of one by"
+            f"{path} is a {kind}, not a detector: it can start a training of one by"
             f" tools/train_net.py as MODEL.WEIGHTS {path}"
         )
     cfg = config_of(checkpoint)

@@ -92,6 +92,7 @@ def test_ctrl_c_during_an_import_is_no_traceback(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": str(REPO)},
+            pipesize=4096,  # so that the command is not far ahead of what is read here
         ) as process:
             rest, sent = [], False
             for line in process.stderr:
