@@ -95,7 +95,7 @@ def main():
         step = max(1, len(pictures) // CALIBRATION)
         chosen = pictures[::step][:CALIBRATION]
         ranges = progress(chosen, len(chosen), "calibration", logger)
-        quantize(output, small, (network.read(path).numpy() for path in ranges))
+        quantize(output, small, (network.read(path).numpy() for path in ranges), len(chosen))
         _report(small, network)
         _compare(network, args.to, small, pictures)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from .exportable import Exportable
 from .formats import Run
 
+OVERLAP = 0.5  # by which a detection is found again in 8 bits
 PIXELS, SCORE = 0.1, 1e-3  # by which the same detection may differ
 LOGIT = 1e-3  # of the largest logit
 SAME = 0.99  # the part of the detections that must be found again: near ties in NMS may turn
@@ -33,10 +35,12 @@ def compare_detectors(network: Exportable, run: Run, pictures: Iterable[Path]) -
     """Boxes, scores and classes (and masks) of the file against the network as trained."""
     count = same = detections = 0
     box = score = mask = 0.0
+    roughly = []  # of every detection that is found again: how far the scores are apart
     for path in pictures:
         image = network.read(path)
         ours, theirs = network.original(image), run(image)
         count, detections = count + 1, detections + len(ours[0])
+        roughly += [float((ours[1][i] - theirs[1][j]).abs()) for i, j in _overlapping(ours, theirs)]
         for pair in _pairs(ours, theirs):
             same += 1
             mine, other = [each[pair[0]] for each in ours], [each[pair[1]] for each in theirs]
@@ -49,6 +53,12 @@ def compare_detectors(network: Exportable, run: Run, pictures: Iterable[Path]) -
     if same:
         masks = f", {mask:.1e} of a mask's probability" if len(network.outputs) > 3 else ""
         lines.append(f"largest differences: {box:.1e} pixels, {score:.1e} of a score{masks}")
+    if same < detections and roughly:
+        lines.append(
+            f"{len(roughly)} of {detections} detections are found again, of the same class and with"
+            f" an IoU of {OVERLAP} or more; their scores differ by"
+            f" {sum(roughly) / len(roughly):.3f} on average"
+        )
     if not detections:
         lines.append("nothing was compared: no detections; --pictures of what it detects would")
     return Parity(same >= SAME * detections, lines)
@@ -63,6 +73,18 @@ def _pairs(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> list[tuple[i
         if near.any():
             other = int(near.nonzero()[0])
             free[other] = False
+            pairs.append((index, other))
+    return pairs
+
+
+def _overlapping(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> list[tuple[int, int]]:
+    """Indices of detections of one class that overlap, the best of each first, each used once."""
+    overlap = box_iou(ours[0], theirs[0]) * (ours[2][:, None] == theirs[2][None])
+    pairs = []
+    for index in range(len(ours[0])):  # by descending score
+        if len(theirs[0]) and float(overlap[index].max()) >= OVERLAP:
+            other = int(overlap[index].argmax())
+            overlap[:, other] = 0
             pairs.append((index, other))
     return pairs
 

@@ -186,6 +186,15 @@ def test_int8_keeps_metadata_and_classes(unbroken, colours, tmp_path):
     assert as_trained > 90 and of_file > 90
 
 
+def test_int8_of_a_detector_takes_pictures_of_any_size(detector, pictures, tmp_path):
+    printed = exported(detector, "onnx", pictures, tmp_path / "file.onnx", "--int8")
+    assert "file.int8.onnx" in printed and printed.count("detections are the same") == 2
+    again, count = re.findall(r"(\d+) of (\d+) detections are found again", printed)[-1]
+    assert 0 < int(again) <= int(count)
+    image = torch.rand(3, 64, 80) * 255
+    assert len(open_file("onnx", tmp_path / "file.int8.onnx")(image)) == 3
+
+
 PAGE = (REPO / "docs/deployment.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 ALONE = """
