@@ -33,6 +33,17 @@ TINY = {
 }
 
 
+RETINANET = {
+    "MODEL.META_ARCHITECTURE": "RetinaNet",
+    "MODEL.BACKBONE.NAME": "build_retinanet_randwire_fpn_backbone",
+    "MODEL.RANDWIRE.OUT_FEATURES": "['conv3', 'conv4', 'conv5']",
+    "MODEL.FPN.IN_FEATURES": "['conv3', 'conv4', 'conv5']",
+    "MODEL.RETINANET.IN_FEATURES": "['p3', 'p4', 'p5', 'p6', 'p7']",
+    "MODEL.RETINANET.NUM_CLASSES": 3,
+    "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256], [512]]",
+}
+
+
 def as_overrides(changes: dict) -> list[str]:
     return [str(item) for pair in changes.items() for item in pair]
 

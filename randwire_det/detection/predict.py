@@ -164,9 +164,7 @@ def predict(
         for each, instances in zip(group, predictor.detect(group), strict=True):
             name = names[each.index]
             rows[each.index] = rows_of(instances, classes, ids[name], pictures[name])
-            shown = instances[instances.scores >= score]
-            drawn = draw(Image.fromarray(each.picture), shown, classes)
-            _write_picture(drawn, output / copy_name(name))
+            _write_picture(drawn(each, instances, classes, score), output / copy_name(name))
     rows = [row for index in sorted(rows) for row in rows[index]]
     if len(skipped) == len(pictures):
         raise UserError(f"none of {len(pictures)} pictures could be read")
@@ -226,6 +224,11 @@ def check_output(output: Path, pictures: Iterable[Path]) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output {output}: {error.strerror}; choose another folder") from None
+
+
+def drawn(each: Input, instances: Instances, classes: Classes, score: float) -> Image.Image:
+    """The picture with those of its detections that reach the score."""
+    return draw(Image.fromarray(each.picture), instances[instances.scores >= score], classes)
 
 
 def draw(picture: Image.Image, instances: Instances, classes: Classes) -> Image.Image:

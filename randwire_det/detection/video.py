@@ -8,12 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError
 from ..run.files import replace_file
 from ..run.progress import progress
-from .predict import Classes, Input, Predictor, batches, check_options, check_output, draw, rows_of
+from .predict import Classes, Input, Predictor, batches, check_options, check_output, drawn, rows_of
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -58,15 +57,16 @@ def predict_video(
     copy = output / copy_name(name)
     part = copy.with_name(f".{copy.stem}.part.mp4")
     rows, frames, writer = [], 0, None
+    reader = cv2.VideoCapture(str(video))
+    rate = reader.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
+    inputs = _frames(predictor, reader, video)
     try:
-        for group in batches(_frames(predictor, video), batch):  # of one size, so in their order
+        for group in batches(inputs, batch):  # of one size, so in their order
             for frame, instances in zip(group, predictor.detect(group), strict=True):
-                drawn = draw(
-                    Image.fromarray(frame.picture), instances[instances.scores >= score], classes
-                )
+                picture = drawn(frame, instances, classes, score)
                 if writer is None:
-                    writer = _writer(part, video, drawn.size)
-                writer.write(np.asarray(drawn)[:, :, ::-1])
+                    writer = _writer(part, rate, picture.size)
+                writer.write(np.asarray(picture)[:, :, ::-1])
                 rows += rows_of(instances, classes, frame.index + 1, video)
                 frames += 1
         if writer is None:
@@ -80,8 +80,7 @@ def predict_video(
     return frames, len(rows)
 
 
-def _frames(predictor: Predictor, video: Path) -> Iterator[Input]:
-    reader = cv2.VideoCapture(str(video))
+def _frames(predictor: Predictor, reader: cv2.VideoCapture, video: Path) -> Iterator[Input]:
     total = max(0, int(reader.get(cv2.CAP_PROP_FRAME_COUNT))) or None
     read = 0
     for index in progress(_while_readable(reader), total, "frames", logger):
@@ -102,10 +101,7 @@ def _while_readable(reader: cv2.VideoCapture) -> Iterator[int]:
         index += 1
 
 
-def _writer(path: Path, video: Path, size: tuple[int, int]) -> cv2.VideoWriter:
-    reader = cv2.VideoCapture(str(video))
-    rate = reader.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
-    reader.release()
+def _writer(path: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODEC), rate, size)
     if not writer.isOpened():
         raise UserError(f"{path}: cannot be written; expected a folder with room, and a codec")

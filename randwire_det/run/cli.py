@@ -45,8 +45,10 @@ def quiet_imports() -> Iterator[None]:
 
 
 def show_log(*packages: str) -> None:
-    """Print the log of these packages from INFO up to stderr, and no warnings but those asked for
-    (-W): torch and detectron2 warn of each other's age, which is nothing that a user could mend."""
+    """Log these packages to stderr from INFO on, and ignore warnings unless -W is given.
+
+    torch and detectron2 warn about each other's versions, which a user cannot fix.
+    """
     logging.basicConfig(format="%(message)s")
     for name in packages:
         logging.getLogger(name).setLevel(logging.INFO)

@@ -32,11 +32,7 @@ def save_trunk(path: str | Path, checkpoint) -> None:
         raise UsageError(f"{path}: expected a file name that ends in {ENDING}")
     if checkpoint.spec is None:
         raise UserError(f"{checkpoint.path} holds no RandWire, whose trunk could be written")
-    tensors = {
-        name.rpartition(PREFIX)[2]: tensor.contiguous()
-        for name, tensor in checkpoint.weights_to_use.items()
-        if PREFIX in name
-    }
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(checkpoint).items()}
     about = {
         "version": VERSION,
         "spec": checkpoint.spec.to_dict(),
@@ -94,12 +90,7 @@ def load_trunk(path: str | Path, **options) -> RandWire:
     if checkpoint.spec is None:
         raise UserError(f"{path} holds no RandWire")
     trunk = RandWire(checkpoint.spec, **options)
-    stored: dict[str, Tensor] = {
-        name.rpartition(PREFIX)[2]: tensor
-        for name, tensor in checkpoint.weights_to_use.items()
-        if PREFIX in name
-    }
-    ours = trunk.state_dict()
+    stored, ours = _tensors(checkpoint), trunk.state_dict()
     # A frozen BN counts no batches.
     missing = [
         name for name in ours if name not in stored and not name.endswith("num_batches_tracked")
@@ -112,6 +103,15 @@ def load_trunk(path: str | Path, **options) -> RandWire:
     with torch.no_grad():
         trunk.load_state_dict({name: stored.get(name, each) for name, each in ours.items()})
     return trunk
+
+
+def _tensors(checkpoint) -> dict[str, Tensor]:
+    """The trunk's in a classifier or a detector, by their names in the trunk."""
+    return {
+        name.rpartition(PREFIX)[2]: tensor
+        for name, tensor in checkpoint.weights_to_use.items()
+        if PREFIX in name
+    }
 
 
 def _safetensors():

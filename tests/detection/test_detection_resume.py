@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from conftest import start_python
-from detection_helpers import CONFIG, RUN, TOOL, as_overrides, in_two, train_net
+from detection_helpers import CONFIG, RETINANET, RUN, TOOL, as_overrides, in_two, train_net
 from process_helpers import assert_same, half_written, wait_until
 
 from randwire_det.detection.checkpointer import CHECKPOINTS, newest_checkpoint
@@ -109,17 +109,6 @@ def _assert_same_run(folder, reference):
         assert_same(one | folders, other | folders, name)
     found = [each / "inference" / "coco_instances_results.json" for each in (folder, reference)]
     assert found[0].read_bytes() == found[1].read_bytes()
-
-
-RETINANET = {
-    "MODEL.META_ARCHITECTURE": "RetinaNet",
-    "MODEL.BACKBONE.NAME": "build_retinanet_randwire_fpn_backbone",
-    "MODEL.RANDWIRE.OUT_FEATURES": "['conv3', 'conv4', 'conv5']",
-    "MODEL.FPN.IN_FEATURES": "['conv3', 'conv4', 'conv5']",
-    "MODEL.RETINANET.IN_FEATURES": "['p3', 'p4', 'p5', 'p6', 'p7']",
-    "MODEL.RETINANET.NUM_CLASSES": 3,
-    "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256], [512]]",
-}
 
 
 @pytest.mark.parametrize("processes", [1, 2])

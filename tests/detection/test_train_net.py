@@ -44,8 +44,8 @@ def test_training_writes_a_checkpoint_that_carries_everything(trained):
     card = (output / "model_card.md").read_text(encoding="utf-8")
     (task,) = next(iter(evaluation["datasets"].values()))["tasks"].values()
     measured = ["" if each is None else f"{each:.2f}" for each in task["metrics"].values()]
-    for told in ("4 of 4 iterations", *CLASSES, content.spec.digest[:12], " | ".join(measured)):
-        assert told in card
+    for expected in ("4 of 4 iterations", *CLASSES, content.spec.digest[:12], " | ".join(measured)):
+        assert expected in card
 
 
 @pytest.mark.parametrize(

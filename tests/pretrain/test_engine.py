@@ -105,8 +105,8 @@ def test_the_card_tells_what_was_trained_and_how_well(unbroken):
     card = (unbroken / "model_card.md").read_text(encoding="utf-8")
     saved = load_checkpoint(unbroken / "model_final.pth")
     accuracies = f"{saved.progress['top1']:.2f} | {saved.progress['top5']:.2f}"
-    for told in (saved.spec.digest[:12], "3: blue, green, red", accuracies, "images a step"):
-        assert told in card
+    for expected in (saved.spec.digest[:12], "3: blue, green, red", accuracies, "images a step"):
+        assert expected in card
     assert not any(line.startswith("|") and "None" in line for line in card.splitlines())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, assert_refused, run_python, run_tool
-from detection_helpers import save_baseline, tiny_config, tiny_detector
+from detection_helpers import RETINANET, save_baseline, tiny_config, tiny_detector
 from PIL import Image
 
 from pretrain.export import exportable_classifier
@@ -38,16 +38,7 @@ HEADS = {
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
     },
-    "retinanet": {
-        "MODEL.META_ARCHITECTURE": "RetinaNet",
-        "MODEL.BACKBONE.NAME": "build_retinanet_randwire_fpn_backbone",
-        "MODEL.RANDWIRE.OUT_FEATURES": "['conv3', 'conv4', 'conv5']",
-        "MODEL.FPN.IN_FEATURES": "['conv3', 'conv4', 'conv5']",
-        "MODEL.RETINANET.IN_FEATURES": "['p3', 'p4', 'p5', 'p6', 'p7']",
-        "MODEL.RETINANET.NUM_CLASSES": 3,
-        "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
-        "MODEL.ANCHOR_GENERATOR.SIZES": "[[32], [64], [128], [256], [512]]",
-    },
+    "retinanet": RETINANET | {"MODEL.RETINANET.SCORE_THRESH_TEST": 0.0},
 }
 
 

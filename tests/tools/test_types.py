@@ -59,5 +59,5 @@ def test_a_strict_program_passes_and_mistakes_are_found(tmp_path):
     assert [int(line) for line, _ in found] == [
         len(lines) + number for number in range(1, len(WRONG) + 1)
     ], done.stdout + done.stderr
-    for (_, message), told in zip(found, WRONG, strict=True):
-        assert told in message
+    for (_, message), expected in zip(found, WRONG, strict=True):
+        assert expected in message
