@@ -63,14 +63,18 @@ def read_trunk(path: str | Path) -> dict:
             f"{path} is no trunk of randwire_det: its metadata hold no spec; expected a file of"
             " tools/export.py --to safetensors"
         )
-    about = load_json(metadata[KEY])
+    try:
+        about = load_json(metadata[KEY])
+        version, spec, preprocessing = (about[key] for key in ("version", "spec", "preprocessing"))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{path}: its metadata cannot be read; the file is damaged") from None
     return {
         "format": KEY,
-        "version": about.get("version"),
+        "version": version,
         "kind": "trunk",
         "model": {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
-        "spec": about.get("spec"),
-        "preprocessing": about.get("preprocessing"),
+        "spec": spec,
+        "preprocessing": preprocessing,
         "classes": None,
     }
 

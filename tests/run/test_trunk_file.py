@@ -84,6 +84,10 @@ def test_what_is_no_trunk_is_refused(classifier, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no trunk of randwire_det"):
         load_checkpoint(tmp_path / "other.safetensors")
+    for text in ("{", "[]", "{}", '{"version": 1}'):
+        save_file({"a": torch.zeros(2)}, tmp_path / "bad.safetensors", {"randwire_det": text})
+        with pytest.raises(UserError, match="metadata cannot be read"):
+            load_checkpoint(tmp_path / "bad.safetensors")
     with pytest.raises(UserError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
     with pytest.raises(UsageError, match=r"ends in \.safetensors"):
