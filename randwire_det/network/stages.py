@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..spec.order import best_order
 from ..spec.spec import CONV3X3, NetworkSpec, StageSpec
 from .as_built import (
     classes_are_as_imported,
@@ -95,6 +96,8 @@ class RandomStage(Foldable):
         self.dag, self.in_channels, self.channels = stage.dag, in_channels, stage.channels
         self.sampling = sampling
         stride, input_dilation, dilation = sampling
+        # At once, and not when first asked for: torch.compile cannot trace the search.
+        self.order = best_order(stage.dag, in_channels * stride**2 / stage.channels)
         widths = stage.channels, stage.channels
         self.nodes = nn.ModuleList(
             Node(stage.op, *widths, len(sources), 1, norm, dilation)
@@ -221,7 +224,7 @@ class RandomStage(Foldable):
         """The plan of a plain stage."""
         stride, *dilations = self.sampling
         widths = (self.in_channels, self.channels)
-        return Plan(self.dag, stride, tuple(dilations), *widths, self.nodes[0].norm.eps)
+        return Plan(self.dag, self.order, stride, tuple(dilations), *widths, self.nodes[0].norm.eps)
 
     def folded(self, dtype: torch.dtype | None) -> "FoldedStage":
         return FoldedStage(self, dtype)

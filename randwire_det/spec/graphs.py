@@ -30,7 +30,6 @@ class Dag:
         num_nodes: N, without the unique input and output node that a stage adds.
         edges: (source, target) pairs with source < target, sorted by target, then source.
         predecessors: for every node, the nodes it aggregates, ascending.
-        last_read: for every node, those of its predecessors that no later node aggregates.
         input_nodes: the nodes without an input edge; the unique input node feeds exactly these.
         output_nodes: the nodes without an output edge; the unique output node averages these.
 
@@ -42,7 +41,6 @@ class Dag:
     edges: tuple[tuple[int, int], ...]
     # Derived at once, and not when first asked for: torch.compile cannot trace that.
     predecessors: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
-    last_read: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     input_nodes: tuple[int, ...] = field(init=False, repr=False, compare=False)
     output_nodes: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -66,17 +64,13 @@ class Dag:
         sources = [[] for _ in range(nodes)]
         for source, target in edges:
             sources[target].append(source)
-        reader = dict(edges)  # sorted by target: the last one stays
+        read = {source for source, _ in edges}
         derived = {
             "num_nodes": nodes,
             "edges": tuple(edges),
             "predecessors": tuple(map(tuple, sources)),
-            "last_read": tuple(
-                tuple(source for source in read if reader[source] == target)
-                for target, read in enumerate(sources)
-            ),
-            "input_nodes": tuple(node for node, read in enumerate(sources) if not read),
-            "output_nodes": tuple(node for node in range(nodes) if node not in reader),
+            "input_nodes": tuple(node for node, each in enumerate(sources) if not each),
+            "output_nodes": tuple(node for node in range(nodes) if node not in read),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -5,7 +5,6 @@ output node, as the generators sample it; the others are of the DAG. Where a gra
 path length and elongation are of its largest component.
 """
 
-import heapq
 from functools import lru_cache
 from statistics import fmean, pstdev
 
@@ -13,10 +12,8 @@ import networkx as nx
 import numpy as np
 
 from .graphs import Dag
+from .order import best_order, live_maps
 from .spec import NetworkSpec
-
-# A search for the best order may look at so many states before `live_maps_best` is given up.
-MAX_STATES = 50_000
 
 
 def measures(spec: NetworkSpec) -> dict[str, float]:
@@ -39,11 +36,12 @@ def dag_measures(dag: Dag) -> dict[str, float]:
         bottlenecks: cuts between successive nodes that a single edge crosses;
         elongation: quasi-1-dimensionality, -1 to 1 (Nowak & Janik 2020): 2 (v - 1/2), where v is
             the share of variance along the principal axis of the Kamada-Kawai layout in the plane;
-        live_maps: the most node maps in memory at once, nodes run in index order;
+        live_maps: the most maps in memory at once (`order.live_maps`), nodes run in index order;
         live_maps_best: the same for the best topological order; NaN where the search is too long.
     """
     graph = nx.empty_graph(dag.num_nodes)
     graph.add_edges_from(dag.edges)
+    order = best_order(dag)
     main = graph.subgraph(max(nx.connected_components(graph), key=len))
     degrees = [degree for _, degree in graph.degree]
     return {
@@ -60,8 +58,8 @@ def dag_measures(dag: Dag) -> dict[str, float]:
         "output_nodes": len(dag.output_nodes),
         "bottlenecks": _bottlenecks(dag),
         "elongation": _elongation(main),
-        "live_maps": live_maps(dag),
-        "live_maps_best": live_maps_best(dag),
+        "live_maps": live_maps(dag, range(dag.num_nodes)),
+        "live_maps_best": live_maps(dag, order.nodes) if order.is_best else float("nan"),
     }
 
 
@@ -87,66 +85,3 @@ def _elongation(graph: nx.Graph) -> float:
     points = np.array(list(layout.values()))
     variances = np.linalg.eigvalsh(np.cov(points.T))
     return float(2 * variances[-1] / variances.sum() - 1)
-
-
-def live_maps(dag: Dag) -> int:
-    """The most node maps in memory at once, nodes run in index order.
-
-    A node's map is there while the node runs, and until its last reader has run; maps of output
-    nodes stay to the end of the stage.
-    """
-    alive = most = 0
-    for node in range(dag.num_nodes):
-        alive += 1
-        most = max(most, alive)
-        alive -= len(dag.last_read[node])
-    return most
-
-
-def live_maps_best(dag: Dag) -> float:
-    """As `live_maps`, over all topological orders; NaN after `MAX_STATES` states.
-
-    A best-first search over the sets of nodes that have run, the smallest peak first; among equal
-    peaks the set with the most nodes. No peak is below the number of output nodes, nor below that
-    of a node and its inputs.
-    """
-    reads = [sum(1 << source for source in sources) for sources in dag.predecessors]
-    readers = [0] * dag.num_nodes
-    for source, target in dag.edges:
-        readers[source] |= 1 << target
-    full = (1 << dag.num_nodes) - 1
-    inputs = max(map(len, dag.predecessors))
-    lowest = max(len(dag.output_nodes), inputs + 1)
-    queue, peaks = (
-        [(lowest, 0, 0, 0)],
-        {0: lowest},
-    )  # peaks: the smallest found, by the set that has run
-    while queue and len(peaks) < MAX_STATES:
-        peak, _, done, alive = heapq.heappop(queue)
-        if done == full:
-            return peak
-        if peak > peaks[done]:
-            continue  # a better way to this set was found since
-        moves: list[tuple[int, int]] = []
-        outputs: list[tuple[int, int]] = []
-        for node, needed in enumerate(reads):
-            bit = 1 << node
-            if done & bit or needed & ~done:
-                continue
-            after = done | bit
-            freed = sum(not readers[source] & ~after for source in dag.predecessors[node])
-            move = after, alive + 1 - freed
-            if freed:
-                # Running it now costs no more than any other node, and leaves no more in memory
-                # in whatever order the others follow.
-                moves = [move]
-                break
-            (moves if readers[node] else outputs).append(move)
-        # An output node that frees nothing can wait for those that are read: it enables no other.
-        moves = moves or outputs
-        peak = max(peak, alive + 1)
-        for after, left in moves:
-            if peak < peaks.get(after, dag.num_nodes + 1):
-                peaks[after] = peak
-                heapq.heappush(queue, (peak, -after.bit_count(), after, left))
-    return float("nan")

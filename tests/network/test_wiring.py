@@ -26,7 +26,7 @@ from torch import nn
 
 from randwire_det.benchmark.networks import node_by_node
 from randwire_det.errors import UserError
-from randwire_det.network import RandWire, wiring
+from randwire_det.network import RandWire, wiring, wiring_backward
 from randwire_det.network.stages import RandomStage, Way
 from randwire_det.network.wiring import padded_width
 
@@ -158,8 +158,11 @@ def test_running_statistics_by_every_momentum(momentum):
 
 @pytest.mark.parametrize("memory", ["standard", "lean"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_under_autocast(training, memory):
+@pytest.mark.parametrize("product", [True, False], ids=["product", "convolution"])
+def test_under_autocast(monkeypatch, product, training, memory):
     """bf16 has 8 bits: each way is held against float32, and ours may be little farther from it."""
+    for module in (wiring, wiring_backward):
+        monkeypatch.setattr(module, "by_product", lambda data: product)
     trunk = build(tiny_spec(nodes=6, channels=31), torch.float32, training, memory=memory)
     image = random_image(4, dtype=torch.float32)
     exact, _, _ = run_both(trunk, image)
