@@ -74,7 +74,7 @@ def products(device: str) -> dict[str, tuple[Callable[[], object], float]]:
 
 
 def peak_memory(case: str, **settings) -> int:
-    """Peak bytes of a training step, measured in a separate process.
+    """Peak bytes of a training step or an inference (`what`), measured in a separate process.
 
     Includes the model: weights, gradients and maps. On the CPU it is resident memory.
 

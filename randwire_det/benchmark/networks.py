@@ -1,7 +1,7 @@
 """The networks to measure, by name, and their forward and training steps."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torchvision
@@ -13,6 +13,7 @@ from ..spec.generator import generate
 
 BASELINES = {"ResNet-50": "resnet50", "ResNeXt-50 32x4d": "resnext50_32x4d"}
 RANDWIRE, LEAN, PLAIN = "RandWire", "RandWire, lean memory", "RandWire, node by node"
+FUSED = "RandWire, fuse()"
 DETECTORS = {
     "Faster R-CNN, R50-FPN": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
     "Faster R-CNN, RandWire": "faster_rcnn_randwire_c109.yaml",
@@ -30,6 +31,8 @@ def classifier(name: str, channels: int = 109, nodes: int = 32, k: int = 4) -> n
         return torchvision.models.get_model(BASELINES[name]).to(memory_format=torch.channels_last)
     spec = generate("ws", seed=1, regime="regular", channels=channels, nodes=nodes, k=k, p=0.75)
     model = RandWireClassifier(spec, memory="lean" if name == LEAN else "standard")
+    if name == FUSED:
+        return model.fuse()
     return node_by_node(model) if name == PLAIN else model
 
 
@@ -45,9 +48,14 @@ def _node_by_node(stage: RandomStage, x: Tensor, keep=None, edge_mask=None) -> T
     return stage.node_by_node(x, edge_mask)
 
 
-def images(batch: int, size: int, device: str) -> Tensor:
-    """Normalised images of noise (B, 3, size, size), channels-last."""
-    return torch.randn(batch, 3, size, size, device=device).contiguous(
+def images(batch: int, size: int | tuple[int, int], device: str) -> Tensor:
+    """Normalised images of noise (B, 3, height, width), channels-last.
+
+    Args:
+        size: height and width.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(batch, 3, height, width, device=device).contiguous(
         memory_format=torch.channels_last
     )
 
@@ -76,14 +84,22 @@ def compiled_forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
     return torch._inductor.config.patch(freezing=True)(forward(torch.compile(model), x))
 
 
-def training_step(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Forward and backward of a loss in training mode; gradients are reset each time."""
+def training_step(
+    model: nn.Module, x: Tensor, autocast: torch.dtype | None = None
+) -> Callable[[], object]:
+    """Forward and backward of a loss in training mode; gradients are reset each time.
+
+    Args:
+        autocast: the dtype of the forward's autocast; none by default.
+    """
     model.train()
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     def call():
         model.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(model(x), labels).backward()
+        with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
+            loss = nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
 
     return call
 
@@ -94,22 +110,11 @@ def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
     Args:
         name: of `DETECTORS`.
     """
-    from detectron2.model_zoo import get_config_file
-    from detectron2.modeling import build_model
     from detectron2.structures import Boxes, Instances
     from detectron2.utils.events import EventStorage
 
-    from ..config.files import merge_config
-    from ..detection.config import get_cfg
-
-    cfg, file = get_cfg(), DETECTORS[name]
-    keys = ["MODEL.RANDWIRE.MEMORY", "lean" if "lean" in name else "standard"]
-    merge_config(
-        cfg,
-        get_config_file(file) if "/" in file else file,
-        ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "MODEL.BACKBONE.FREEZE_AT", "2", *keys],
-    )
-    model = build_model(cfg).train()
+    model, _ = detector(name, device, ["MODEL.BACKBONE.FREEZE_AT", "2"])
+    model.train()
     inputs = []
     for _ in range(batch):
         instances = Instances((size, size))
@@ -121,7 +126,7 @@ def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
         image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
         inputs.append({"image": image, "instances": instances, "height": size, "width": size})
 
-    _calibrate_frozen(model, inputs)
+    calibrate_frozen(model, inputs)
 
     def call():
         model.zero_grad(set_to_none=True)
@@ -131,7 +136,29 @@ def detection_step(name: str, device: str, batch: int = 2, size: int = 512):
     return call
 
 
-def _calibrate_frozen(model: nn.Module, inputs: list[dict]) -> None:
+def detector(name: str, device: str, keys: Sequence[str] = ()):
+    """A detector of random weights, by its name in `DETECTORS`, and its config.
+
+    Args:
+        keys: more of detectron2's KEY VALUE.
+    """
+    from detectron2.model_zoo import get_config_file
+    from detectron2.modeling import build_model
+
+    from ..config.files import merge_config
+    from ..detection.config import get_cfg
+
+    cfg, file = get_cfg(), DETECTORS[name]
+    memory = ["MODEL.RANDWIRE.MEMORY", "lean" if "lean" in name else "standard"]
+    merge_config(
+        cfg,
+        get_config_file(file) if "/" in file else file,
+        ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, *memory, *keys],
+    )
+    return build_model(cfg), cfg
+
+
+def calibrate_frozen(model: nn.Module, inputs: list[dict]) -> None:
     """As `calibrate`, for a frozen BN: it takes the statistics of its first input."""
 
     def take(norm, arguments):

@@ -1,4 +1,4 @@
-"""The peak of one training step: `python -m randwire_det.benchmark.peak CASE SETTINGS`, as JSON."""
+"""The peak of one step: `python -m randwire_det.benchmark.peak CASE SETTINGS`, as JSON."""
 
 import json
 import sys
@@ -19,9 +19,11 @@ def main(case: str, settings: str) -> None:
     if case in networks.DETECTORS:
         step = networks.detection_step(case, device, **options)
     else:
-        batch, size = options.pop("batch"), options.pop("size")
+        what, batch, size = (options.pop(key) for key in ("what", "batch", "size"))
         model = networks.classifier(case, **options).to(device)
-        step = networks.training_step(model, networks.images(batch, size, device))
+        make = networks.training_step if what == "training" else networks.forward
+        step = make(model, networks.images(batch, size, device))
+    reset(device)  # a fused copy and its original are not in memory together later
     step()
     print(json.dumps({"bytes": peak(device) - before}))
 

@@ -20,9 +20,9 @@ def run(*args):
 
 
 def test_times_are_ratios_to_resnet50():
-    result = json.loads(run("--what", "forward,train,build", "--json"))
+    result = json.loads(run("--what", "forward,train,amp,build", "--json"))
     assert "torch" in result["machine"] and "C=16" in result["machine"]["settings"]
-    for what in ("forward", "train"):
+    for what in ("forward", "train", "amp"):
         rows = result[what]["rows"]
         base = rows["ResNet-50"]["seconds"]
         assert base > 0 and {"RandWire", "RandWire, node by node"} < rows.keys()
@@ -33,18 +33,40 @@ def test_times_are_ratios_to_resnet50():
     assert result["build"]["specs_generated_and_counted_per_second"] > 0
 
 
+def test_small_networks_and_one_image():
+    result = json.loads(run("--what", "latency,small,miniature", "--json"))
+    assert result["latency"]["rows"]["ResNet-50, 1 threads"]["ratio"] == 1
+    assert "training step, batch 2: RandWire, C=78" in result["small"]["rows"]
+    rows = result["miniature"]["rows"]
+    base = rows.pop("ResNet-18 / 4")
+    for row in rows.values():
+        seconds_per_mac = row["seconds"] / row["macs_M"]
+        assert row["per_multiply_add"] == pytest.approx(
+            seconds_per_mac / (base["seconds"] / base["macs_M"])
+        )
+
+
+@pytest.mark.slow
+def test_detection_and_whole_processes():
+    result = json.loads(run("--what", "predict,startup,inference_memory", "--json"))
+    assert len(result["predict"]["rows"]) == 2
+    assert {"train_net.py --help", "train_net.py, one iteration"} < result["startup"]["rows"].keys()
+    assert all(row["MB"] > 0 for row in result["inference_memory"]["rows"].values())
+
+
 def test_the_peak_of_lean_memory_is_lower():
-    settings = {"batch": 8, "size": 128, "channels": 32, "threads": 1}
+    settings = {"what": "training", "batch": 8, "size": 128, "channels": 32, "threads": 1}
     peaks = {
         name: measure.peak_memory(f"RandWire{name}", **settings)
         for name in ("", ", lean memory", ", node by node")
     }
     assert peaks[", lean memory"] < peaks[""] < peaks[", node by node"]
+    assert measure.peak_memory("RandWire", **settings | {"what": "inference"}) < peaks[""]
 
 
 def test_a_peak_that_cannot_be_measured_is_reported():
     with pytest.raises(measure.UserError, match="the peak of VGG"):
-        measure.peak_memory("VGG", batch=1, size=32)
+        measure.peak_memory("VGG", what="training", batch=1, size=32)
 
 
 def test_each_case_runs_once_a_round_in_changing_order():
