@@ -30,6 +30,7 @@ from .best import check_best
 from .checkpointer import OUTPUT_KEYS, check_fits, check_outputs, newest_checkpoint
 from .preprocessing import preprocessing_from_config, without_weights
 from .presets import refuse_presets
+from .same_run import check_same_recipe
 from .values import check_values, refused_as, value_of
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
         output_values = {key: value_of(cfg, key) for key in OUTPUT_KEYS}
         check_fits(checkpoint, spec, preprocessing_from_config(cfg), output_values)
         check_outputs(checkpoint, classes, relearned=not (eval_only or resumes))
+        if resumes and not eval_only:
+            check_same_recipe(checkpoint, cfg)
     return checkpoint
 
 

@@ -46,6 +46,7 @@ def train(
             warn_of_random_weights(cfg)
         world.together(partial(trainer.resume_or_load, resuming, checkpoint))
         del checkpoint  # frees as much memory as the model and its optimizer take
+        world.first_does(lambda: _write_config(cfg))
         logger.info(f"Training to iteration {trainer.max_iter}; output goes to {cfg.OUTPUT_DIR}")
         world.together(lambda: _train(trainer))
         world.first_does(lambda: write_model_card(trainer))
@@ -65,6 +66,7 @@ def evaluate_only(
         iteration = rest["iteration"] + 1 if "iteration" in rest else None
         weights, trained_with = checkpoint.path, checkpoint.config
         del checkpoint, rest  # several times as large as the model
+        world.first_does(lambda: _write_config(cfg))
         world.together(lambda: evaluate(cfg, model, weights, iteration, trained_with))
         if cfg.TEST.REPORT:
             world.first_does(lambda: report_evaluation(cfg))
@@ -93,14 +95,17 @@ def _begin(
 
 
 def _set_up(cfg: CfgNode, world: World, arguments) -> None:
-    """detectron2's `default_setup`, but config.yaml is written atomically."""
+    """detectron2's `default_setup`, but config.yaml is left to `_write_config`."""
     logger.info(f"Environment info:\n{collect_env_info()}")
     logger.info(f"Command line arguments: {arguments}")
-    text = cfg.dump()
-    logger.info(f"Running with full config:\n{text}")
-    path = Path(cfg.OUTPUT_DIR, "config.yaml")
-    world.first_does(lambda: replace_file(path, lambda file: file.write(text.encode())))
+    logger.info(f"Running with full config:\n{cfg.dump()}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + world.rank)
+
+
+def _write_config(cfg: CfgNode) -> None:
+    """Only once the run is sure to begin: a refused one leaves that of an earlier run."""
+    text = cfg.dump().encode()
+    replace_file(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text))
 
 
 def warn_of_random_weights(cfg: CfgNode) -> None:

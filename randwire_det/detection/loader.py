@@ -27,6 +27,7 @@ from ..run.parallel import World
 from ..run.pictures import opened, reason, why_unusable
 from ..run.stopping import AskedToStop
 from ..run.workers import Workers, batches_of
+from .training_set import training_set
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class TrainLoader:
 
     Attributes:
         start: iteration of the first batch, 0 by default. Set it, and `seed`, before iterating.
+        training_set: what identifies the data set (`training_set`).
 
     Raises:
         UserError: while iterating, an image cannot be read or a worker was killed.
@@ -65,6 +67,7 @@ class TrainLoader:
     ):
         self.start = 0
         self._repeats = repeats
+        self.training_set = training_set(dicts)
         self._wide = np.array([each["width"] > each["height"] for each in dicts])
         self._dataset = _Mapped(dicts, Reading(mapper))
         self._batch, self.seed, self._world = batch_size // world.size, seed, world

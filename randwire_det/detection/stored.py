@@ -1,22 +1,16 @@
 """Rebuilds a detector from its checkpoint: config, network, weights and class names."""
 
-import logging
 from pathlib import Path
 
-import detectron2
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..config.files import known_values, merge_overrides
-from ..config.network_keys import SPEC_ITSELF
+from ..config.files import merge_overrides
 from ..errors import UsageError, UserError
 from ..run.checkpoint import KINDS, Checkpoint, fits, load_checkpoint
-from ..strict import load_yaml
 from .checks import check_model
-from .config import get_cfg
-
-logger = logging.getLogger(__name__)
+from .stored_config import config_of
 
 
 def load_detector(path: str | Path, device: str) -> tuple[nn.Module, CfgNode, list[str] | None]:
@@ -75,42 +69,3 @@ def build_detector(
         )
     model.load_state_dict(theirs)
     return model.eval(), cfg, checkpoint.classes
-
-
-def config_of(checkpoint: Checkpoint) -> CfgNode:
-    """The config of a detector's checkpoint, with the checkpoint's wiring as MODEL.RANDWIRE.SPEC.
-
-    Unknown keys (the file may come from another version of detectron2) are left out with a warning.
-
-    Raises:
-        UserError: the file has no config, or its config cannot be read.
-    """
-    path, text = checkpoint.path, checkpoint.config
-    if not isinstance(text, str):
-        raise UserError(
-            f"{path} is of an older randwire_det and does not hold its config; tools/train_net.py"
-            " --resume with a higher SOLVER.MAX_ITER writes a file that does"
-        )
-    cfg = get_cfg()
-    try:
-        values = load_yaml(text)
-        if not isinstance(values, dict):
-            raise ValueError("expected KEY: VALUE lines")
-        values, unknown = known_values(cfg, values)
-        cfg.merge_from_other_cfg(CfgNode(values))
-    # yacs raises the latter two for values of a wrong type.
-    except (ValueError, AssertionError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: its config cannot be read ({reason}); take another checkpoint of the run"
-        ) from None
-    if unknown:
-        logger.warning(
-            f"{path}: detectron2 {detectron2.__version__} and this randwire_det do not know these"
-            f" keys of its config, left out: {', '.join(unknown)}"
-        )
-    cfg.MODEL.WEIGHTS = ""
-    if checkpoint.spec is not None:
-        # Another networkx may sample another graph from the same seed.
-        cfg.MODEL.RANDWIRE.SPEC = SPEC_ITSELF + checkpoint.spec.to_json()
-    return cfg

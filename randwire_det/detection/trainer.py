@@ -35,6 +35,7 @@ from .presets import refuse_presets
 from .results import mark_as_ended_early, record_evaluation, result_dir
 from .step import TrainStep, amp_dtype
 from .tracking import TrackerWriter
+from .training_set import check_same_training_set
 from .validation import validation_losses
 
 logger = logging.getLogger(__name__)
@@ -237,11 +238,17 @@ class RandWireTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         # detectron2 v0.6 does not save the optimizer; this is main's format.
-        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+        more = {"_trainer": self._trainer.state_dict(), "training_set": self._training_set()}
+        return super().state_dict() | more
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Raises UserError if the state is of a training on other data."""
+        check_same_training_set(state_dict.get("training_set"), self._training_set())
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+
+    def _training_set(self) -> dict | None:
+        return getattr(self._trainer.data_loader, "training_set", None)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None):
