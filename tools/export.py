@@ -10,9 +10,9 @@
 
 BN is folded, preprocessing but for resizing is part of the network, and the file holds
 metadata.json with classes, channel order and sizes. Batch (of a classifier), height and width are
-free. Afterwards the file is run beside the checkpoint on --pictures and must agree with it; a
-file that does not is removed. Of a classifier, a folder of class folders, as DATA.ROOT/val,
-stands for their pictures, and both accuracies are printed.
+free. The file is run beside the checkpoint on --pictures and must agree with it before it takes
+its name: one that does not is not kept, and replaces none. Of a classifier, a folder of class
+folders, as DATA.ROOT/val, stands for their pictures, and both accuracies are printed.
 
 --int8 writes a second ONNX file, FILE.int8.onnx, with convolutions in 8 bits, calibrated with
 pictures of --pictures, and says how far that is from the checkpoint.
@@ -20,7 +20,6 @@ pictures of --pictures, and says how far that is from the checkpoint.
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -69,27 +68,34 @@ def main():
         from randwire_det.export import formats
         from randwire_det.export.int8 import quantize
         from randwire_det.run.checkpoint import KINDS, load_checkpoint
+        from randwire_det.run.files import refuse_input
         from randwire_det.run.progress import progress
         from randwire_det.run.trunk_file import ENDING, save_trunk
 
     torch.set_flush_denormal(True)  # as in evaluations
     checkpoint = load_checkpoint(args.checkpoint, kinds=KINDS)
+    ending = ENDING if args.to == "safetensors" else formats.ENDINGS[args.to]
+    output = Path(args.output or Path(args.checkpoint).with_suffix(ending))
+    refuse_input("--output", output, [args.checkpoint])
     if args.to == "safetensors":
-        output = Path(args.output or Path(args.checkpoint).with_suffix(ENDING))
         save_trunk(output, checkpoint)
         print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; the trunk's weights")
         return
     formats.check(args.to, checkpoint.kind)
     network = _network(checkpoint)
     pictures = _pictures(args.pictures, network)
-    ending = formats.ENDINGS[args.to]
-    output = Path(args.output or Path(args.checkpoint).with_suffix(ending))
     logger.info(f"exporting {args.checkpoint}; output goes to {output}")
-    formats.write(network, args.to, output)
+
+    def check(temporary: str) -> None:
+        if not _compare(network, args.to, temporary, pictures).agrees:
+            raise UserError(
+                f"{output} is not written, as it would not compute what {args.checkpoint} does (the"
+                " lines above): try more --pictures of what it is to see; if they disagree as well,"
+                " this is a defect of the export, and worth a report"
+            )
+
+    formats.write(network, args.to, output, check)
     _report(output, network)
-    if not _compare(network, args.to, output, pictures).agrees:
-        os.remove(output)
-        raise UserError(f"{output} did not compute what {args.checkpoint} does, and was removed")
     if args.int8:
         small = output.with_suffix(f".int8{ending}")
         step = max(1, len(pictures) // CALIBRATION)
@@ -148,7 +154,7 @@ def _report(path: Path, network) -> None:
     )
 
 
-def _compare(network, to: str, path: Path, pictures: list[Path]):
+def _compare(network, to: str, path: str | Path, pictures: list[Path]):
     from randwire_det.export import formats, parity
     from randwire_det.run.progress import progress
 

@@ -28,7 +28,8 @@ from randwire_det.run.files import replace_file
 
 def parse_args():
     parser = cli.parser(
-        __doc__, "python tools/import_dataset.py --source datasets/bccd --output datasets/bccd_coco"
+        __doc__,
+        "python tools/import_dataset.py --source datasets/bccd/BCCD --output datasets/bccd_coco",
     )
     required = {"required": True, "default": argparse.SUPPRESS, "type": Path, "metavar": "PATH"}
     parser.add_argument(
@@ -51,7 +52,10 @@ def import_dataset(sources: list[Path], kind: str | None, val_share: float | Non
         UserError: a data set cannot be read.
     """
     contents = {}
-    for source in sources:
+    real = [source.resolve() for source in sources]
+    for number, source in enumerate(sources):
+        if source.resolve() in real[:number]:
+            raise UsageError(f"--source {source}: given twice; its pictures would count twice")
         for part in parts(source.absolute(), kind):
             contents.setdefault(part.split, []).append(read_part(part))
     if val_share is not None:
@@ -110,7 +114,14 @@ def main():
             lambda file, content=content: file.write(json.dumps(content).encode()),
         )
         print(printable(describe(args.output / f"{split}.json", content)))
-    print(printable(f"to train on it: {config_keys(output, splits, images)}"))
+    filled = {split: content for split, content in splits.items() if content["annotations"]}
+    empty = sorted(splits.keys() - filled.keys())
+    if empty:
+        print(printable(f"without an object, so of no use for a training: {', '.join(empty)}"))
+    if filled:
+        print(printable(f"to train on it: {config_keys(output, filled, images)}"))
+    if len(filled) == 1:
+        print("to test on other pictures than those of the training: --val-share 0.2")
 
 
 if __name__ == "__main__":

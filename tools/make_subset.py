@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from randwire_det import UsageError, UserError
 from randwire_det.coco.coco_json import area_of, is_crowd, read_coco
 from randwire_det.run import cli
-from randwire_det.run.files import replace_file
+from randwire_det.run.files import refuse_input, replace_file
 
 
 def parse_args():
@@ -67,6 +67,7 @@ def main():
     args = parse_args()
     if args.images < 1:
         raise UsageError(f"--images {args.images}: expected 1 or more")
+    refuse_input("--output", args.output, [args.json])
     content = read_coco(args.json)
     try:
         subset = choose(content, args.images, args.min_size)

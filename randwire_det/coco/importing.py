@@ -1,8 +1,8 @@
 """Data sets in other formats as COCO annotations; `supervision` reads VOC, YOLO and labelme.
 
-VOC counts pixels from 1, so its boxes begin one pixel further to the left and above here. Its
-"difficult" objects are ordinary ones, as in detectron2's own VOC training. Polygons go through
-masks, so that their corners are whole pixels.
+VOC counts pixels from 1, so its boxes begin one pixel further to the left and above here; a box may
+name its corners in either order. Its "difficult" objects are ordinary ones, as in detectron2's own
+VOC training. Polygons go through masks, so that their corners are whole pixels.
 """
 
 import logging
@@ -122,7 +122,7 @@ def _report_lonely(part: Part, pictures: Iterable[str]) -> None:
     ending = ENDINGS[part.kind]
     named = {Path(path).stem for path in pictures}
     annotated = {path.stem for path in part.annotations.glob(f"*{ending}")}
-    wanted = named if part.names is None else part.names
+    wanted = named | annotated if part.names is None else part.names
     for lonely, what in (
         (sorted((named & wanted) - annotated), f"pictures without {ending} count as empty"),
         (sorted((annotated & wanted) - named), f"{ending} without a picture are left out"),
@@ -205,7 +205,7 @@ def with_validation(contents: dict[str, list[dict]], share: float, seed: int) ->
     source = "train" if "train" in contents else WHOLE
     if "val" in contents or source not in contents:
         raise UserError(
-            f"a share for validation: expected a data set with train alone, found"
+            f"--val-share: expected a data set with train alone, to draw val from, found"
             f" {', '.join(contents)}"
         )
     train, val = [], []

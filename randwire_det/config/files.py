@@ -24,15 +24,18 @@ def config_path(name: str) -> str:
     """The path of a config file: `name` itself if it is a file, otherwise the shipped one.
 
     Raises:
-        UsageError: neither exists; the message lists what is shipped.
+        UsageError: neither exists; the message names the nearest, or lists what is shipped.
     """
+    if not name:
+        raise UsageError("no config: expected --config-file FILE, or the name of a shipped one")
     for candidate in (Path(name), SHIPPED / name):
         if candidate.is_file():
             return str(candidate)
     shipped = sorted(str(path.relative_to(SHIPPED)) for path in SHIPPED.rglob("*.yaml"))
+    beside = sorted(str(path) for path in Path(name).parent.glob("*.y*ml"))
+    hint = did_you_mean(name, [*shipped, *beside])
     raise UsageError(
-        f"config {name!r} not found; {did_you_mean(name, shipped)}shipped configs:"
-        f" {', '.join(shipped)}"
+        f"config {name!r} not found; {hint or 'shipped configs: ' + ', '.join(shipped)}".strip()
     )
 
 
@@ -138,11 +141,46 @@ def merge_values(cfg: CfgNode, values: dict, where: str) -> None:
     Raises:
         UsageError: a value of a wrong type.
     """
+    _check_types(cfg, values, where)
     try:
         cfg.merge_from_other_cfg(CfgNode(_whole_to_float(cfg, values)))
     except (KeyError, ValueError, AssertionError, TypeError) as error:
         message = f"{where}: {str(error).strip(chr(39))}"
         raise UsageError(_short(message)) from None
+
+
+EXPECTED = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list",
+    list: "a list",
+}
+
+
+def _check_types(cfg: CfgNode, values: dict, where: str, prefix: str = "") -> None:
+    """Refuse what yacs refuses, which names types alone and no cure."""
+    for key, value in values.items():
+        current = cfg.get(key)
+        if isinstance(current, CfgNode):
+            if isinstance(value, dict):
+                _check_types(current, value, where, f"{prefix}{key}.")
+            continue
+        try:
+            value = CfgNode._decode_cfg_value(value)  # as yacs: of text in quotes, too
+        except (RecursionError, MemoryError):
+            continue
+        expected, given = EXPECTED.get(type(current)), EXPECTED.get(type(value))
+        number = type(value) is int or (key in REAL_OR_WHOLE and type(value) is float)
+        if not expected or not given or expected == given:
+            continue
+        if number and type(current) in (int, float):
+            continue
+        such_as = f', such as "({value!r},)"' if expected == "a list" else ""
+        raise UsageError(
+            f"{where}: {prefix}{key} is {expected}{such_as}, got {_short(repr(value), 100)}"
+        )
 
 
 def _check_numbers(values: dict, where: str) -> None:

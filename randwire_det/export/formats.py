@@ -50,8 +50,17 @@ def check(to: str, kind: str) -> None:
         ) from None
 
 
-def write(network: Exportable, to: str, path: Path) -> None:
+def write(
+    network: Exportable,
+    to: str,
+    path: Path,
+    check: Callable[[str], object] = lambda temporary: None,
+) -> None:
     """Write the network to a file of the format `to`, a key of ENDINGS.
+
+    Args:
+        check: takes the path of the finished file before it becomes `path`; if it raises, there is
+            no such file, and an earlier one stays.
 
     Raises:
         UserError: the file cannot be written.
@@ -62,10 +71,10 @@ def write(network: Exportable, to: str, path: Path) -> None:
         for name in ("torch.onnx", "torch.export"):
             logging.getLogger(name).setLevel(logging.ERROR)
         written = content(network)
-    replace_file(path, lambda file: file.write(written))
+    replace_file(path, lambda file: file.write(written), check)
 
 
-def open_file(to: str, path: Path) -> Run:
+def open_file(to: str, path: str | Path) -> Run:
     """A function that runs the file on the CPU, without using this package."""
     if to == "onnx":
         import onnxruntime

@@ -17,6 +17,10 @@ from ..spec.generator import GENERATORS, REGIMES, generate
 from ..spec.spec import NODE_OPS, SEP_CONV3X3, NetworkSpec
 
 INTERRUPTED = 130  # the exit status, as of a shell
+# What setup cannot require, as no index has it: how to install it.
+NOT_REQUIRED = {
+    "detectron2": "python tools/install_detectron2.py, or from source (README, In your own project)"
+}
 
 
 @contextmanager
@@ -77,6 +81,12 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in NOT_REQUIRED:
+            raise
+        print(f"error: {package} is not installed: {NOT_REQUIRED[package]}", file=sys.stderr)
+        status = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)

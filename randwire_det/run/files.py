@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +53,13 @@ def _replace_file(path: Path, write, check) -> None:
         os.fsync(directory)  # the rename itself
     finally:
         os.close(directory)
+
+
+def refuse_input(option: str, output: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises UsageError if `output`, of `option`, is one of the files that are read."""
+    for path in inputs:
+        if os.path.realpath(path) == os.path.realpath(output):
+            raise UsageError(f"{option} {output} is the file that is read; name another file")
 
 
 @contextmanager

@@ -249,6 +249,25 @@ def test_what_does_not_fit_is_reported(tmp_path):
     assert found == {"one.png": [("cat", (0, 4, 20, 30))], "three.png": []}
 
 
+def test_of_files_side_by_side_it_is_reported_as_well(tmp_path):
+    """A picture that is missing, in a data set without a list of its pictures."""
+    pictures(tmp_path / "set", ["one"])
+    (tmp_path / "set" / "one.xml").write_text(voc_xml(OBJECTS["one"]))
+    (tmp_path / "set" / "two.xml").write_text(voc_xml(OBJECTS["two"]))
+    done = convert(tmp_path / "set")
+    assert "1 .xml without a picture are left out, such as two" in done.stderr
+    assert read(tmp_path / "out", "all") == {"one.png": OBJECTS["one"]}
+    assert "--val-share" in done.stdout
+
+
+def test_nothing_is_trained_on_what_has_no_object(tmp_path):
+    voc(tmp_path / "set")
+    (tmp_path / "set" / "Annotations" / "two.xml").write_text(voc_xml([]))
+    done = convert(tmp_path / "set")
+    assert "without an object, so of no use for a training: val" in done.stdout
+    assert "set_val" not in done.stdout and "('out_train',)" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("write", "file", "text"),
     [
@@ -281,6 +300,7 @@ def test_what_is_refused(tmp_path):
         (1, ["--source", tmp_path / "set", "--format", "yolo"], "data.yaml"),
         (1, ["--source", tmp_path / "set", "--val-share", 0.2], "train, val"),
         (2, ["--source", tmp_path / "set", "--val-share", 1.2], "between 0 and 1"),
+        (2, ["--source", tmp_path / "set", "--source", tmp_path / "set"], "given twice"),
     ):
         done = run_tool(TOOL, *options, "--output", output)
         assert done.returncode == status

@@ -68,19 +68,28 @@ def test_a_real_path_wins(tmp_path, monkeypatch):
     assert config_path(str(mine)) == str(mine)
 
 
-def test_an_unknown_config_is_met_with_the_shipped_ones():
+def test_an_unknown_config_is_met_with_the_nearest_or_all_shipped_ones(tmp_path):
     typo = SHIPPED_NAMES[0].replace(".yaml", "s.yaml")
-    with pytest.raises(UserError, match="did you mean") as caught:
+    with pytest.raises(UserError, match=f"'{typo}' not found; did you mean {SHIPPED_NAMES[0]}"):
         config_path(typo)
-    for name in [repr(typo), *SHIPPED_NAMES]:
-        assert name in str(caught.value)
+    (tmp_path / "blood.yaml").write_text("{}")
+    with pytest.raises(UserError, match=f"did you mean {tmp_path}/blood.yaml"):
+        config_path(str(tmp_path / "blod.yaml"))
+    with pytest.raises(UserError, match="not found; shipped configs: ") as caught:
+        config_path("what")
+    assert all(name in str(caught.value) for name in SHIPPED_NAMES)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "no/such.yaml", "/no/such.yaml", "\0"])
+@pytest.mark.parametrize("name", [".", "no/such.yaml", "/no/such.yaml", "\0"])
 def test_what_is_no_file_is_refused(name):
     with pytest.raises(UserError, match="not found"):
         config_path(name)
+
+
+def test_no_name_at_all_says_what_is_missing():
+    with pytest.raises(UserError, match="--config-file"):
+        config_path("")
 
 
 # --- what is merged
@@ -238,6 +247,21 @@ def test_a_value_of_a_wrong_type_is_refused(refusal, text, key):
     message = refusal({"a.yaml": text})
     assert "a.yaml" in message
     assert key in message
+
+
+@pytest.mark.parametrize(
+    ("pair", "cure"),
+    [
+        (["MODEL.SEEDS", "7"], 'MODEL.SEEDS is a list, such as "(7,)", got 7'),
+        (["MODEL.DEPTH", "ten"], "MODEL.DEPTH is a whole number, got 'ten'"),
+        (["SOLVER.AMP", "yes"], "SOLVER.AMP is True or False, got 'yes'"),
+        (["SOLVER.BASE_LR", "high"], "SOLVER.BASE_LR is a number, got 'high'"),
+        (["MODEL.NAME", "5"], "MODEL.NAME is text, got 5"),
+    ],
+)
+def test_what_type_is_expected_is_said(refusal, pair, cure):
+    message = refusal({"a.yaml": "{}"}, *pair)
+    assert cure in message and " ".join(pair) in message
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ ENDINGS = {
     "return 75": (75, ""),
     "sys.exit(3)": (3, ""),
     "raise UserError('C=0: expected 1 or more')": (1, "error: C=0: expected 1 or more\n"),
+    "sys.modules['detectron2'] = None; import detectron2.config": (
+        1,
+        "error: detectron2 is not installed: python tools/install_detectron2.py, or from source"
+        " (README, In your own project)\n",
+    ),
 }
 
 

@@ -51,6 +51,13 @@ def test_too_few_images_are_reported_and_nothing_is_written(annotations, tmp_pat
     assert not output.exists()
 
 
+def test_the_set_itself_is_not_replaced(annotations):
+    before = annotations.read_bytes()
+    done = run_tool("make_subset.py", "--json", annotations, "--output", annotations)
+    assert_refused(done, str(annotations), "the file that is read")
+    assert done.returncode == 2 and annotations.read_bytes() == before
+
+
 def test_a_file_that_is_no_coco_set_is_named(tmp_path):
     path = tmp_path / "bad.json"
     path.write_text('{"images": [{"id": 1}], "annotations": []}')
