@@ -1,9 +1,14 @@
 """RandWire in other people's configs: a ResNet's names, and builders that need no key of ours."""
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import tiny_spec
+from conftest import run_python, tiny_spec
 from detection_helpers import (
+    as_overrides,
     one_input,
     parameters_without_gradient,
     refused,
@@ -12,6 +17,7 @@ from detection_helpers import (
 )
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_backbone, build_model
 
 from randwire_det import UserError
@@ -113,3 +119,70 @@ def test_a_preset_is_what_its_name_says(builder):
 def test_a_preset_is_refused_where_keys_say_which_network_it_is(shapes):
     done = train_net(shapes, changes={"MODEL.BACKBONE.NAME": "build_randwire_c154_fpn_backbone"})
     refused(done, 2, "build_randwire_c154_fpn_backbone", "MODEL.RANDWIRE.CHANNELS 154")
+
+
+SCRIPT = """
+{first}
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+cfg = get_cfg()
+cfg.merge_from_file(model_zoo.get_config_file({zoo!r}))
+cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", {builder!r}])
+cfg.merge_from_list(["MODEL.RANDWIRE.MEMORY", "standard"])
+print(type(build_model(cfg).backbone.bottom_up).__name__)
+"""
+
+
+@pytest.mark.parametrize("first", ["import detectron2", "import randwire_det.detection"])
+def test_an_environment_variable_brings_it_into_any_script(first):
+    script = SCRIPT.format(first=first, zoo=FASTER, builder="build_randwire_c78_fpn_backbone")
+    name = "randwire_det.detection.environment"
+    done = run_python("-c", script, env={"DETECTRON2_ENV_MODULE": name})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "RandWireBackbone"
+
+
+SCRIPTS = ("tools/train_net.py", "tools/plain_train_net.py", "projects/PointRend/train_net.py")
+SOURCE = os.environ.get("DETECTRON2_SOURCE", "")  # a clone of detectron2, of v0.6 or main
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SOURCE, reason="DETECTRON2_SOURCE names no clone of detectron2")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_detectron2s_own_scripts_train_unmodified(script, shapes, tmp_path):
+    """On four pictures in the place of COCO, with all its classes."""
+    folder = tmp_path / "coco/annotations"
+    folder.mkdir(parents=True)
+    content = json.loads((shapes / "shapes.json").read_text())
+    content["categories"] = [
+        {"id": each["id"], "name": each["name"]} for each in COCO_CATEGORIES if each["isthing"]
+    ]
+    for split in ("train2017", "val2017"):
+        (tmp_path / "coco" / split).symlink_to(shapes / "images")
+        (folder / f"instances_{split}.json").write_text(json.dumps(content))
+    keys = {
+        "MODEL.BACKBONE.NAME": "build_randwire_c78_fpn_backbone",
+        "MODEL.RANDWIRE.MEMORY": "lean",
+        "MODEL.WEIGHTS": "",
+        "MODEL.DEVICE": "cpu",
+        "SOLVER.IMS_PER_BATCH": 1,
+        "SOLVER.MAX_ITER": 2,
+        "INPUT.MIN_SIZE_TRAIN": "(96,)",
+        "INPUT.MIN_SIZE_TEST": 96,
+        "DATALOADER.NUM_WORKERS": 0,
+        "OUTPUT_DIR": tmp_path / "run",
+    }
+    done = run_python(
+        *[Path(SOURCE, script), "--config-file", model_zoo.get_config_file(FASTER)],
+        *as_overrides(keys),
+        env={
+            "DETECTRON2_ENV_MODULE": "randwire_det.detection.environment",
+            "DETECTRON2_DATASETS": str(tmp_path),
+        },
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    (stored,) = (tmp_path / "run").glob("model_final.pth")
+    names = torch.load(stored, weights_only=False)["model"]
+    assert any(name.startswith("backbone.bottom_up.") and "edge_logits" in name for name in names)
