@@ -64,7 +64,7 @@ def train(cfg: CfgNode, *, resuming: bool = False, world: World = ALONE) -> int:
         if world.is_first:
             _describe(trainer)
         for problem in passed_over:
-            logger.warning(f"passed over {problem}")
+            logger.warning(f"passed over: {problem}")
         if checkpoint is not None:
             world.together(partial(trainer.restore, checkpoint))
             logger.info(f"resume   {checkpoint.path}, after iteration {start} of {total}")

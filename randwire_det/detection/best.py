@@ -51,7 +51,7 @@ class Best:
         try:
             kept = load_checkpoint(self._path).rest.get("best", {})
         except UserError as error:
-            logger.warning(f"passed over {error}")
+            logger.warning(f"passed over: {error}")
             return
         if kept.get("metric") == self._metric and kept["iteration"] <= iteration:
             self._score, self._iteration = kept["score"] * self._sign, kept["iteration"]

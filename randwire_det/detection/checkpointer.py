@@ -343,7 +343,7 @@ def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
     named = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
     found.sort(key=lambda path: path.name != named)
     return newest_readable(
-        found, load_checkpoint, lambda problem: logger.warning(f"passed over {problem}")
+        found, load_checkpoint, lambda problem: logger.warning(f"passed over: {problem}")
     )
 
 

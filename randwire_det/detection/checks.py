@@ -197,7 +197,13 @@ def _start(cfg: CfgNode, resume: bool) -> Checkpoint | None:
     newest = newest_checkpoint(cfg.OUTPUT_DIR) if resume else None
     if newest or not cfg.MODEL.WEIGHTS:
         return newest
-    return load_checkpoint(_local_path(cfg.MODEL.WEIGHTS), kinds=KINDS)
+    path = _local_path(cfg.MODEL.WEIGHTS)
+    if not Path(path).exists():
+        raise UserError(
+            f"MODEL.WEIGHTS {path}: no such checkpoint file; tools/pretrain_imagenet.py writes one,"
+            ' and MODEL.WEIGHTS "" starts from random weights'
+        )
+    return load_checkpoint(path, kinds=KINDS)
 
 
 def _local_path(weights: str) -> str:

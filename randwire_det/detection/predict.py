@@ -217,7 +217,7 @@ def check_output(output: Path, pictures: Iterable[Path]) -> None:
     for path in pictures:
         if folder in (os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))):
             raise UsageError(
-                f"output {output} is the folder of the picture {path}, which a copy might replace;"
+                f"output {output} is the folder of {path}, which a copy might replace;"
                 " choose another folder"
             )
     try:

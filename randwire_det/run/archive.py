@@ -33,7 +33,7 @@ def read_plain(path: str | Path):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file{_those_in(Path(path))}")
     try:
         with open(path, "rb") as file:
             if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -133,3 +133,12 @@ def _not_dense(tensor: Tensor, file_size: int) -> str | None:
     if tensor.numel() * tensor.element_size() > file_size:
         return f"has the shape {tuple(tensor.shape)}, more than the file of {file_size} bytes holds"
     return None
+
+
+def _those_in(folder: Path) -> str:
+    """Of a folder: which checkpoints are in it."""
+    if not folder.is_dir():
+        return ""
+    names = sorted(path.name for path in folder.glob("*.pth"))
+    held = f", which holds {', '.join(names[:5])}" if names else " without any"
+    return f", but a folder{held}"

@@ -334,7 +334,7 @@ def test_input_that_is_not_there_is_refused(tmp_path):
 def test_output_that_cannot_be_is_refused_and_no_picture_replaced(detector, pictures, tmp_path):
     picture = shutil.copy(pictures / "colour.png", tmp_path)
     before = (tmp_path / "colour.png").read_bytes()
-    with pytest.raises(UsageError, match=r"is the folder of the picture .*colour\.png"):
+    with pytest.raises(UsageError, match=r"is the folder of .*colour\.png"):
         predict_with(detector[2], [picture], tmp_path)
     with pytest.raises(UserError, match=r"colour\.png: .*another folder"):
         predict_with(detector[2], [picture], tmp_path / "colour.png")

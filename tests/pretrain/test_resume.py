@@ -160,7 +160,7 @@ def test_a_broken_newest_file_is_passed_over_and_named(colours, unbroken, copied
     newest.write_bytes(spoil(newest.read_bytes()))
     assert commands.train(tiny(colours, copied), resuming=True) == 0
     out = capsys.readouterr().out
-    assert f"passed over {newest}" in out
+    assert f"passed over: {newest}" in out
     assert f"resume   {older}, after iteration {TOTAL - EPOCH_LENGTH}" in out
     final = load_checkpoint(copied / "model_final.pth").model
     assert_same(final, load_checkpoint(unbroken / "model_final.pth").model)

@@ -37,6 +37,12 @@ def test_a_classifier_is_told(unbroken):
         assert part in text
 
 
+def test_of_a_folder_it_says_what_is_in_it(unbroken, tmp_path):
+    done = run_tool("inspect_checkpoint.py", unbroken)
+    assert_refused(done, str(unbroken), "a folder, which holds", "model_final.pth")
+    assert_refused(run_tool("inspect_checkpoint.py", tmp_path), "a folder without any")
+
+
 def test_what_a_training_resumes_from_is_told(unbroken):
     (path, *_) = sorted(unbroken.glob("checkpoint_*.pth"))
     assert "optimizer" in json.loads(inspect(path, "--json"))["besides"]
