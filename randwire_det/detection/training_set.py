@@ -1,7 +1,6 @@
 """What tells one training set from another: a run goes on with the data that it was begun with."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from ..errors import UserError
@@ -16,10 +15,9 @@ def training_set(dicts: list[dict]) -> dict:
     digest = hashlib.sha256()
     for image in dicts:
         objects = [
-            (each["category_id"], *map(float, each.get("bbox", ())))
-            for each in image.get("annotations", ())
+            (each.get("category_id"), each.get("bbox")) for each in image.get("annotations", ())
         ]
-        digest.update(json.dumps([Path(image.get("file_name", "")).name, objects]).encode())
+        digest.update(repr((Path(image.get("file_name", "")).name, objects)).encode())
     return {"images": len(dicts), "digest": digest.hexdigest()}
 
 
