@@ -98,6 +98,8 @@ def test_ctrl_c_during_an_import_is_no_traceback(tmp_path):
             text=True,
             env=os.environ | {"PYTHONPATH": str(REPO)},
             pipesize=4096,  # so that the command is not far ahead of what is read here
+            # A background process of a shell, as these tests may be, ignores it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             rest, sent = [], False
             for line in process.stderr:
