@@ -235,8 +235,18 @@ def _check_keys(cfg: CfgNode, keys: list[str], where: str) -> None:
                 # In older configs of pretraining, network keys are directly under MODEL.
                 moved = nearest(key.replace("MODEL.", "MODEL.RANDWIRE.", 1), known, cutoff=1)
                 close = moved or nearest(key, known, cutoff=0)
-                raise UsageError(f"{where}: unknown config key {key}; did you mean {close}?")
+                hint = _of_another_tool(cfg, keys) or f"did you mean {close}?"
+                raise UsageError(f"{where}: unknown config key {key}; {hint}")
             node = node[part]
+
+
+def _of_another_tool(cfg: CfgNode, keys: list[str]) -> str:
+    """Whose config it is by its sections, if not that of this tool."""
+    sections = {key.partition(".")[0] for key in keys}
+    for section, tool in (("DATASETS", "train_net.py"), ("DATA", "pretrain_imagenet.py")):
+        if section in sections and section not in cfg:
+            return f"by its section {section} it is a config of tools/{tool}"
+    return ""
 
 
 def known_values(cfg: CfgNode, values: dict, prefix: str = "") -> tuple[dict, list[str]]:

@@ -95,6 +95,14 @@ def test_no_name_at_all_says_what_is_missing():
 # --- what is merged
 
 
+@pytest.mark.parametrize(
+    ("section", "tool"), [("DATA", "pretrain_imagenet.py"), ("DATASETS", "train_net.py")]
+)
+def test_a_config_of_another_tool_is_told_by_its_sections(refusal, section, tool):
+    message = refusal({"a.yaml": f"SOLVER: {{EPOCHS: 3}}\n{section}: {{ROOT: there}}\n"})
+    assert "SOLVER.EPOCHS" in message and f"tools/{tool}" in message
+
+
 def test_file_and_overrides_are_merged_in_order(merged):
     text = "MODEL:\n  DEPTH: 5\n  NAME: file\nSOLVER: {BASE_LR: 0.5}\n"
     cfg = merged({"a.yaml": text}, "MODEL.DEPTH", "7", "SOLVER.AMP", "True", "MODEL.SEEDS", "[3]")
