@@ -13,7 +13,6 @@ from ..spec.generator import generate
 from . import measure, networks
 from .settings import Settings, table
 
-RESNET = "ResNet-50"
 # N and C of the networks of docs/experiments.md; regular regime, 64 x 64, batch 64, one thread.
 MINIATURES = ((16, 28), (12, 32), (32, 16))
 MOBILENET = "MobileNetV2 x 1.4"  # the paper's rival of C=78: as many multiply-adds
@@ -28,7 +27,7 @@ def forward(settings: Settings) -> dict:
     models |= {networks.FUSED: base.fuse(), "RandWire, fuse(bfloat16)": base.fuse(torch.bfloat16)}
     cases = {name: networks.forward(model, x) for name, model in models.items()}
     if settings.compile:
-        for name in (RESNET, networks.FUSED):
+        for name in (networks.RESNET, networks.FUSED):
             cases[f"{name}, compiled"] = networks.compiled_forward(models[name], x)
     products = measure.products(settings.device)
     calls = {name: call for name, (call, _) in products.items()}
@@ -36,7 +35,7 @@ def forward(settings: Settings) -> dict:
     rates = {name: macs / timings.pop(name).median for name, (_, macs) in products.items()}
     best = max(rates.values())
     macs = complexity(base.trunk.spec, settings.size).macs * settings.batch
-    rows = table(timings, RESNET)
+    rows = table(timings, networks.RESNET)
     for name, row in rows.items():
         if name.startswith("RandWire"):
             row["over_limit"] = row["seconds"] * best / macs
@@ -58,11 +57,11 @@ def _steps(settings: Settings, autocast: torch.dtype | None) -> dict:
     names = (*networks.BASELINES, networks.RANDWIRE, networks.LEAN, networks.PLAIN)
     models = {name: _calibrated(name, settings, x) for name in names}
     if settings.compile:
-        for name in (RESNET, networks.RANDWIRE):
+        for name in (networks.RESNET, networks.RANDWIRE):
             models[f"{name}, compiled"] = torch.compile(_calibrated(name, settings, x))
     cases = {name: networks.training_step(model, x, autocast) for name, model in models.items()}
     timings = measure.interleaved(cases, settings.rounds, settings.device)
-    rows = table(timings, RESNET)
+    rows = table(timings, networks.RESNET)
     lean, standard = timings[networks.LEAN], timings[networks.RANDWIRE]
     rows[networks.LEAN]["over_standard"] = lean.median / standard.median
     return {"rows": rows}
@@ -73,7 +72,7 @@ def latency(settings: Settings) -> dict:
     x = _images(settings._replace(batch=1))
     base = _calibrated(networks.RANDWIRE, settings, x)
     models = {
-        RESNET: _calibrated(RESNET, settings, x),
+        networks.RESNET: _calibrated(networks.RESNET, settings, x),
         networks.RANDWIRE: base,
         networks.FUSED: base.fuse(),
     }
@@ -82,7 +81,7 @@ def latency(settings: Settings) -> dict:
     for threads in sorted({1, settings.threads}):
         with _threads(threads):
             timings = measure.interleaved(cases, settings.rounds, settings.device)
-        found = table(timings, RESNET)
+        found = table(timings, networks.RESNET)
         rows |= {f"{name}, {threads} threads": row for name, row in found.items()}
     return {"rows": rows}
 

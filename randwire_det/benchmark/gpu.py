@@ -14,8 +14,7 @@ from . import networks
 from .measure import interleaved
 from .peak import peak, reset
 
-RESNET = "ResNet-50"
-TRAINED = (RESNET, networks.RANDWIRE, networks.LEAN, networks.PLAIN)
+TRAINED = (networks.RESNET, networks.RANDWIRE, networks.LEAN, networks.PLAIN)
 PRECISIONS = ("tf32", "bf16")
 
 
@@ -50,7 +49,7 @@ def measured(
     channels: int,
     batch: int,
     precision: str,
-    names: Sequence[str] = (RESNET, networks.RANDWIRE),
+    names: Sequence[str] = (networks.RESNET, networks.RANDWIRE),
     compiled: bool = False,
     rounds: int = 10,
     size: int = 224,

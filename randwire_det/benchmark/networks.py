@@ -11,7 +11,8 @@ from ..network import RandWireClassifier
 from ..network.stages import RandomStage
 from ..spec.generator import generate
 
-BASELINES = {"ResNet-50": "resnet50", "ResNeXt-50 32x4d": "resnext50_32x4d"}
+RESNET = "ResNet-50"  # beside which all are measured
+BASELINES = {RESNET: "resnet50", "ResNeXt-50 32x4d": "resnext50_32x4d"}
 RANDWIRE, LEAN, PLAIN = "RandWire", "RandWire, lean memory", "RandWire, node by node"
 FUSED = "RandWire, fuse()"
 DETECTORS = {

@@ -3,7 +3,6 @@
 from . import measure, networks
 from .settings import Settings, byte_table
 
-RESNET = "ResNet-50"
 INFERENCES = ((1, (224, 224)), (8, (224, 224)), (1, (800, 1088)), (8, (800, 1088)))
 
 
@@ -12,7 +11,7 @@ def memory(settings: Settings) -> dict:
     names = (*networks.BASELINES, networks.RANDWIRE, networks.LEAN, networks.PLAIN)
     at = _at(settings) | {"what": "training", "batch": settings.batch, "size": settings.size}
     peaks = {name: measure.peak_memory(name, **at) for name in names}
-    return {"rows": byte_table(peaks, RESNET)}
+    return {"rows": byte_table(peaks, networks.RESNET)}
 
 
 def inference_memory(settings: Settings) -> dict:
@@ -23,10 +22,12 @@ def inference_memory(settings: Settings) -> dict:
         at = _at(settings) | {"what": "inference", "batch": batch, "size": size}
         peaks = {
             name: measure.peak_memory(name, **at)
-            for name in (RESNET, networks.RANDWIRE, networks.FUSED)
+            for name in (networks.RESNET, networks.RANDWIRE, networks.FUSED)
         }
         where = f"batch {batch}, {size[0]} x {size[1]}"
-        rows |= {f"{where}: {name}": row for name, row in byte_table(peaks, RESNET).items()}
+        rows |= {
+            f"{where}: {name}": row for name, row in byte_table(peaks, networks.RESNET).items()
+        }
     return {"rows": rows}
 
 

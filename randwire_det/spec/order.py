@@ -1,6 +1,6 @@
 """In which order to run the nodes of a wiring: any topological one; the best needs least memory.
 
-Of the orders of a WS(4, 0.75) of 32 nodes, the best needs a seventh less than that of the indices.
+Of the orders of a WS(4, 0.75) of 32 nodes, the best needs a tenth less than that of the indices.
 Ahn et al. 2020 (SERENITY) search for it by dynamic programming over the sets of nodes that have
 run; this is the same search, best first.
 """
@@ -57,16 +57,17 @@ def best_order(dag: Dag, input_maps: float = 0) -> Order:
     """The topological order with the least `live_maps`, or a good one if the search is too long."""
     by_index = tuple(range(dag.num_nodes))
     if dag.num_nodes > MAX_NODES:
-        return _order(dag, by_index, False)
+        return order_of(dag, by_index, False)
     found = _search(dag, input_maps)
     if found is not None:
-        return _order(dag, found, True)
+        return order_of(dag, found, True)
     orders = [by_index, _greedy(dag, input_maps)]
     found = min(orders, key=lambda order: live_maps(dag, order, input_maps))
-    return _order(dag, found, False)
+    return order_of(dag, found, False)
 
 
-def _order(dag: Dag, nodes: tuple[int, ...], is_best: bool) -> Order:
+def order_of(dag: Dag, nodes: tuple[int, ...], is_best: bool) -> Order:
+    """Nodes in a topological order as an `Order`."""
     place = {node: at for at, node in enumerate(nodes)}
     last = dict.fromkeys(nodes, -1)
     for source, target in dag.edges:

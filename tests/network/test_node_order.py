@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from randwire_det.network.stages import RandomStage
-from randwire_det.spec.order import best_order, live_maps
+from randwire_det.spec.order import live_maps, order_of
 
 INPUT_MAPS = 2  # conv5 halves the size and doubles the channels
 
@@ -37,15 +37,7 @@ class Memory(TorchDispatchMode):
 
 def by_index(dag):
     """An order that is that of the indices, as of a graph too large to search."""
-    nodes = tuple(range(dag.num_nodes))
-    last = dict(dag.edges)  # edges are sorted by target
-    last_read = tuple(
-        tuple(each for each in sources if last[each] == target)
-        for target, sources in enumerate(dag.predecessors)
-    )
-    return best_order(dag)._replace(
-        nodes=nodes, last_read=last_read, last_input=dag.input_nodes[-1]
-    )
+    return order_of(dag, tuple(range(dag.num_nodes)), False)
 
 
 @pytest.mark.parametrize("way", ["eval", "folded"])
