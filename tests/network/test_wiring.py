@@ -68,6 +68,47 @@ def test_lean_memory_changes_nothing_else(network, training):
             assert_close({name: buffer}, {name: statistics[name]})
 
 
+@pytest.mark.parametrize("height, width", [(16, 16), (16, 100), (100, 48)])
+def test_gradients_on_maps_of_few_pixels(height, width):
+    trunk, image = build(WIDE, out_features=EVERY_STAGE), random_image(8, height, width)
+    ours, expected, _ = run_both(trunk, image)
+    of = parts_of(trunk, image)
+    assert_close(gradients(ours, of), gradients(expected, of))
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_on_one_thread(monkeypatch, batch, dilation):
+    """In double precision, where every kernel is held against the reference, and both chosen."""
+    for module in (wiring, wiring_backward):
+        monkeypatch.setattr(module, "pointwise_dilation", lambda data: dilation)
+    trunk, image = build(WIDE, out_features=EVERY_STAGE), random_image(batch)
+    ours, expected, _ = run_both(trunk, image)
+    of = parts_of(trunk, image)
+    assert_close(ours, expected)
+    assert_close(gradients(ours, of), gradients(expected, of))
+    with torch.no_grad():
+        fused, plain = trunk.fuse(), node_by_node(copy.deepcopy(trunk).eval())
+        assert_close(fused(image), plain(image))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("batch", [1, 2, 15])
+def test_on_one_thread_no_large_convolution_is_left_to_a_matrix_product(batch):
+    """Torch's own choice there, half as fast as oneDNN's."""
+    trunk = build(tiny_spec(channels=32), torch.float32)
+    assert torch.get_num_threads() == 1
+    image = torch.randn(batch, 3, 192, 192)
+    with torch.profiler.profile() as seen:
+        sum(each.sum() for each in trunk(image).values()).backward()
+    calls = {each.key: each.count for each in seen.key_averages()}
+    assert calls["aten::mkldnn_convolution"] > 0
+    assert not [name for name in calls if "slow_conv_dilated" in name]
+    if batch > 1:
+        assert "aten::_slow_conv2d_forward" not in calls
+        assert "aten::_slow_conv2d_backward" not in calls
+
+
 def bytes_kept(spec, memory):
     """By one forward for its backward, as far as it is more than the maps put out."""
     trunk = RandWire(spec, memory=memory)
