@@ -319,11 +319,12 @@ def pointwise_dilation(data: Tensor) -> int:
     product, and dilated ones to oneDNN, which is twice as fast (AVX-512; in single precision).
     A single small image goes to neither: its dilated convolution would run channel by channel.
     """
-    by_product = torch.get_num_threads() == 1 and 1 <= len(data) < 16
-    if not by_product or data.device.type != "cpu" or data.dtype != torch.float32 or is_traced():
+    if is_traced() or data.device.type != "cpu" or data.dtype != torch.float32:
         return 1
+    left_to_a_product = torch.get_num_threads() == 1 and 1 <= len(data) < 16
     onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return 2 if onednn and (len(data) > 1 or data.numel() > 20480) else 1
+    large = len(data) > 1 or data.numel() > 20480
+    return 2 if left_to_a_product and onednn and large else 1
 
 
 def as_rows(data: Tensor) -> Tensor:
