@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Say what is in a checkpoint: network, preprocessing, classes, training, tensors.
+"""Say what is in a file of ours: network, preprocessing, classes, training, tensors.
 
-Takes a checkpoint of pretrain_imagenet.py or train_net.py. The tensors are counted by module.
+Takes checkpoints of pretrain_imagenet.py and train_net.py, whose tensors are counted by module;
+what export.py wrote (.onnx, .ts, .pt2, .safetensors); and specs (.json).
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,26 +21,61 @@ def parse_args():
     parser = cli.parser(
         __doc__, "python tools/inspect_checkpoint.py output/faster_rcnn/model_final.pth"
     )
-    parser.add_argument("file", metavar="FILE", help="a checkpoint")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", default=argparse.SUPPRESS, help="what to look into"
+    )
     parser.add_argument("--config", action="store_true", help="print its config alone, as YAML")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object instead; of several files a list"
+    )
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    if args.config:
+        if len(args.files) > 1:
+            raise UsageError(f"--config: expected one file, got {len(args.files)}")
+        print(printable(_config(args.files[0]).rstrip()))
+        return
+    told = [_tell(file) for file in args.files]
+    if args.json:
+        found = [each for each, _ in told]
+        print(json.dumps(found if len(found) > 1 else found[0], indent=1))
+    else:
+        print("\n\n".join(printable(text) for _, text in told))
+
+
+def _config(file: str) -> str:
     with cli.quiet_imports():
+        from randwire_det.run.checkpoint import KINDS, load_checkpoint
+
+    config = load_checkpoint(file, kinds=KINDS).config
+    if config is None:
+        raise UsageError(f"{file} holds no config: leave out --config")
+    return config
+
+
+def _tell(file: str) -> tuple[dict, str]:
+    """What a file holds, as plain values and as lines."""
+    with cli.quiet_imports():
+        from randwire_det.config.network_keys import read_spec
+        from randwire_det.export.formats import ENDINGS, read_metadata
         from randwire_det.run.checkpoint import KINDS, load_checkpoint
         from randwire_det.run.contents import as_text, contents
 
-    checkpoint = load_checkpoint(args.file, kinds=KINDS)
-    if args.config:
-        if checkpoint.config is None:
-            raise UsageError(f"{args.file} holds no config: leave out --config")
-        print(printable(checkpoint.config.rstrip()))
-        return
-    found = contents(checkpoint)
-    print(json.dumps(found, indent=1) if args.json else printable(as_text(found)))
+    ending = Path(file).suffix
+    if ending == ".json":
+        spec = read_spec(file)
+        found = {"file": file, "network": spec.describe(), "spec_digest": spec.digest}
+    elif ending in ENDINGS.values():
+        found = {"file": file, **read_metadata(file)}
+    else:
+        found = contents(load_checkpoint(file, kinds=KINDS))
+        return found, as_text(found)
+    width = max(map(len, found))
+    lines = (f"{key.replace('_', ' '):{width}s}  {value}" for key, value in found.items())
+    return found, "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Writes a network as ONNX, TorchScript or torch.export, and opens such a file to run it."""
+"""Writes a network as ONNX, TorchScript or torch.export; opens such a file to run it, or reads what
+it says of itself."""
 
 import importlib
 import io
@@ -6,13 +7,14 @@ import json
 import logging
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, UserError
 from ..run.files import replace_file
 from .exportable import Exportable
 
@@ -38,14 +40,17 @@ def check(to: str, kind: str) -> None:
             "--to torch_export: takes classifiers only, as detectron2's selection of boxes branches"
             " on values; export a detector --to onnx or torchscript"
         )
-    if to != "onnx":
-        return
+    if to == "onnx":
+        _need_onnx("--to onnx")
+
+
+def _need_onnx(what: str) -> None:
     try:
         importlib.import_module("onnx")
         importlib.import_module("onnxruntime")
     except ImportError as error:
         raise UsageError(
-            f"--to onnx: {error.name} is not installed: pip install 'randwire_det[export]', or in a"
+            f"{what}: {error.name} is not installed: pip install 'randwire_det[export]', or in a"
             " clone: pip install -e '.[export]'"
         ) from None
 
@@ -91,6 +96,40 @@ def open_file(to: str, path: str | Path) -> Run:
         return (found,) if isinstance(found, Tensor) else tuple(found)
 
     return run_module
+
+
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a file that `write` wrote, without running anything in it.
+
+    Raises:
+        UserError: the file cannot be read, or has no such metadata.
+        UsageError: it is an ONNX file, and onnx is not installed.
+    """
+    try:
+        if Path(path).suffix == ENDINGS["onnx"]:
+            text = _onnx_metadata(path)
+        else:  # both of torch's formats are zip files with a folder of extra files
+            with zipfile.ZipFile(path) as file:
+                (name,) = (each for each in file.namelist() if each.endswith(f"extra/{METADATA}"))
+                text = file.read(name)
+        found = json.loads(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, zipfile.BadZipFile):
+        raise UserError(f"{path}: expected a file of tools/export.py, which has metadata") from None
+    return found
+
+
+def _onnx_metadata(path: str | Path) -> str:
+    _need_onnx(str(path))
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        props = onnx.load(path, load_external_data=False).metadata_props
+    except DecodeError:
+        raise ValueError from None
+    return {each.key: each.value for each in props}.get(METADATA, "")
 
 
 def _onnx(network: Exportable) -> bytes:

@@ -1,14 +1,18 @@
 """tools/inspect_checkpoint.py on what the trainings write; python -m randwire_det."""
 
 import json
+import os
 
 import pytest
 import torch
 from conftest import assert_refused, run_python, run_tool
 from detection_helpers import save_baseline
 
+from pretrain.export import exportable_classifier
 from randwire_det import __version__
+from randwire_det.export.formats import ENDINGS, write
 from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.run.trunk_file import save_trunk
 from randwire_det.strict import load_yaml
 
 pytestmark = pytest.mark.slow_suite
@@ -61,9 +65,38 @@ def test_a_baseline_is_told_and_has_no_config(tmp_path):
     )
 
 
+@pytest.mark.parametrize("to", ENDINGS)
+def test_what_was_exported_is_told(to, unbroken, tmp_path):
+    checkpoint = load_checkpoint(unbroken / "model_final.pth")
+    path = tmp_path / f"network{ENDINGS[to]}"
+    write(exportable_classifier(checkpoint), to, path)
+    found = json.loads(inspect(path, "--json"))
+    assert found["file"] == str(path) and found["spec_digest"] == checkpoint.spec.digest
+    assert found["classes"] == ["blue", "green", "red"]
+    text = inspect(path)
+    assert checkpoint.spec.describe() in text and "centre crop" in text
+
+
+def test_several_files_are_told_in_turn(unbroken, tmp_path):
+    checkpoint = load_checkpoint(unbroken / "model_final.pth")
+    (tmp_path / "spec.json").write_text(checkpoint.spec.to_json())
+    save_trunk(tmp_path / "trunk.safetensors", checkpoint)
+    files = unbroken / "model_final.pth", tmp_path / "trunk.safetensors", tmp_path / "spec.json"
+    found = json.loads(inspect(*files, "--json"))
+    assert [each["file"] for each in found] == list(map(str, files))
+    assert inspect(*files).count(checkpoint.spec.describe()) == 3
+    done = run_tool("inspect_checkpoint.py", *files, "--config")
+    assert_refused(done, "--config", "expected one file, got 3")
+    assert done.returncode == 2
+
+
 def test_other_files_are_refused(tmp_path):
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
-    for name in ("other.pth", "gone.pth"):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "other.pt2")
+    (tmp_path / "other.ts").write_bytes((tmp_path / "other.pt2").read_bytes())
+    for name in ("damaged.onnx", "damaged.pt2", "damaged.json"):
+        (tmp_path / name).write_bytes(b"damaged")
+    for name in (*os.listdir(tmp_path), "gone.pth", "gone.onnx", "gone.ts", "gone.json"):
         assert_refused(run_tool("inspect_checkpoint.py", tmp_path / name), name)
 
 
