@@ -25,6 +25,8 @@ from randwire_det.printing import printable
 from randwire_det.run import cli
 from randwire_det.run.files import replace_file
 
+CHECK = "python tools/check_dataset.py --decode --config-file faster_rcnn_randwire_c109.yaml"
+
 
 def parse_args():
     parser = cli.parser(
@@ -120,6 +122,7 @@ def main():
         print(printable(f"without an object, so of no use for a training: {', '.join(empty)}"))
     if filled:
         print(printable(f"to train on it: {config_keys(output, filled, images)}"))
+        print(f"to look for damaged pictures before: {CHECK} and these keys")
     if len(filled) == 1:
         print("to test on other pictures than those of the training: --val-share 0.2")
 

@@ -8,6 +8,7 @@ VOC training. Polygons go through masks, so that their corners are whole pixels.
 import logging
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -168,6 +169,7 @@ def merged(contents: dict[str, list[dict]], root: Path) -> dict[str, dict]:
     names = list(
         dict.fromkeys(each["name"] for content in everything for each in content["categories"])
     )
+    _report_alike(names)
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     numbers = {each["name"]: each["id"] for each in categories}
     seen, results = {}, {}
@@ -194,6 +196,20 @@ def merged(contents: dict[str, list[dict]], root: Path) -> dict[str, dict]:
             ]
         results[split] = {"images": images, "categories": categories, "annotations": annotations}
     return results
+
+
+def _report_alike(names: Iterable[str]) -> None:
+    """Say which names of classes differ by spaces and capitals alone."""
+    alike = defaultdict(list)
+    for name in names:
+        alike["".join(name.split()).casefold()].append(name)
+    for several in alike.values():
+        if len(several) > 1:
+            listed = ", ".join(map(repr, several))
+            logger.warning(
+                f"classes {listed} differ by spaces and capitals alone, and stay"
+                f" {len(several)} classes: if they are one, give it one name in the annotations"
+            )
 
 
 def with_validation(contents: dict[str, list[dict]], share: float, seed: int) -> dict:

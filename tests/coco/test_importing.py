@@ -1,6 +1,7 @@
 """Data sets of other formats as COCO annotations, by the tool's own command."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -173,10 +174,9 @@ def test_what_it_prints_is_what_the_check_takes(tmp_path):
     """The keys, as a shell would read them, name files that check_dataset finds no fault with."""
     voc(tmp_path / "set")
     done = convert(tmp_path / "set")
-    keys = shlex.split(done.stdout.split("to train on it: ")[1])
-    checked = run_tool(
-        "check_dataset.py", "--config-file", "faster_rcnn_randwire_c109.yaml", *keys, "--decode"
-    )
+    keys, after = done.stdout.split("to train on it: ")[1].split("\n", 1)
+    command = re.search("python tools/(check_dataset.py .*) and these keys", after)[1]
+    checked = run_tool(*shlex.split(command), *shlex.split(keys))
     assert checked.returncode == 0, checked.stderr
     assert "images 2, annotations 2, categories 2" in checked.stdout
 
@@ -207,6 +207,19 @@ def test_classes_of_several_sources_are_merged_by_name(tmp_path):
     assert found["first/JPEGImages/one.png"] == OBJECTS["one"]
     content = json.loads((tmp_path / "out" / "val.json").read_text())
     assert [each["name"] for each in content["categories"]] == ["cat", "dog", "bird"]
+
+
+def test_classes_that_differ_by_a_space_are_reported(tmp_path):
+    for name, written in (("first", "cat"), ("second", "Cat ")):
+        voc(tmp_path / name)
+        for file in (tmp_path / name).rglob("*.xml"):
+            file.write_text(file.read_text().replace(">cat<", f">{written}<"))
+    done = convert(
+        tmp_path / "first", "--source", tmp_path / "second", "--output", tmp_path / "out"
+    )
+    assert "classes 'cat', 'Cat ' differ by spaces and capitals alone" in done.stderr
+    done = convert(tmp_path / "first", "--output", tmp_path / "other")
+    assert "differ" not in done.stderr
 
 
 def test_a_share_of_the_pictures_is_drawn_for_validation(tmp_path):
