@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from ..coco.classes import check_classes
 from ..coco.datasets import check_datasets
 from ..coco.lint import check_configured_datasets
+from ..config.files import flat
 from ..config.network_keys import spec_from_config
 from ..config.values import did_you_mean
 from ..errors import UsageError, UserError
@@ -26,6 +27,7 @@ from ..run.folder import refuse_used
 from ..run.memory import require_memory
 from ..run.parallel import current_world
 from ..run.trackers import check_trackers
+from ..strict import load_yaml
 from .best import check_best
 from .checkpointer import OUTPUT_KEYS, check_fits, check_outputs, newest_checkpoint
 from .preprocessing import preprocessing_from_config, without_weights
@@ -41,6 +43,15 @@ REGISTRIES = {
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
 }
+OF_A_TEST = (
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RETINANET.SCORE_THRESH_TEST",
+    "MODEL.RETINANET.NMS_THRESH_TEST",
+)
 ANCHORED = ("MODEL.RPN", "MODEL.RETINANET")  # sections whose features have anchors
 # By meta-architecture, the sections whose IN_FEATURES name features of the backbone.
 READERS = {
@@ -104,6 +115,21 @@ def check_run(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Checkpoint | No
         if resumes and not eval_only:
             check_same_recipe(checkpoint, cfg)
     return checkpoint
+
+
+def report_other_test(checkpoint: Checkpoint, cfg: CfgNode) -> None:
+    """Log which of the values that decide about AP are others than in the checkpoint's config."""
+    stored = flat(load_yaml(checkpoint.config)) if checkpoint.config else {}
+    others = [
+        f"{key} {value_of(cfg, key)} instead of {stored[key]}"
+        for key in OF_A_TEST
+        if stored.get(key, value_of(cfg, key)) != value_of(cfg, key)
+    ]
+    if checkpoint.kind == "detector" and others:
+        logger.warning(
+            f"tested otherwise than {checkpoint.path} was set to be: {', '.join(others)}; AP"
+            " depends on it"
+        )
 
 
 def check_model(cfg: CfgNode) -> None:

@@ -19,7 +19,7 @@ from ..run.files import replace_file
 from ..run.folder import locked
 from ..run.parallel import ALONE, World
 from .card import write_model_card
-from .checks import builds_randwire, check_data, check_run
+from .checks import builds_randwire, check_data, check_run, report_other_test
 from .results import report_evaluation
 from .trainer import RandWireTrainer, build_checkpointer, evaluate
 from .values import check_same_config
@@ -88,6 +88,8 @@ def _begin(
     for name in ("randwire_det", "detectron2", "fvcore"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=world.rank, name=name)
     world.first_does(lambda: check_data(cfg, eval_only=eval_only))
+    if eval_only:
+        world.first_does(lambda: report_other_test(checkpoint, cfg))
     _set_up(cfg, world, arguments)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not eval_only
     torch.set_flush_denormal(True)  # arithmetic on denormals is ten times slower on a CPU

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from randwire_det import UsageError, UserError
 from randwire_det.detection.checkpointer import RandWireCheckpointer
-from randwire_det.detection.checks import check_run
+from randwire_det.detection.checks import check_run, report_other_test
 from randwire_det.detection.trainer import build_checkpointer
 
 
@@ -45,6 +45,20 @@ def test_a_run_starts_from_its_weights_or_goes_on_from_its_checkpoint(dataset, t
     assert check_run(evaluated, resume=False, eval_only=True).path == path
     new = config(dataset, tmp_path / "new", **weights)
     assert check_run(new, resume=True, eval_only=False).path == path
+
+
+def test_an_evaluation_of_other_sizes_than_the_checkpoints_is_reported(dataset, tmp_path, caplog):
+    checkpointer = build_checkpointer(config(dataset, tmp_path), tiny_detector())
+    checkpointer.save("model_final")
+    weights = {"MODEL.WEIGHTS": str(tmp_path / "model_final.pth")}
+    same = config(dataset, tmp_path, **weights)
+    checkpoint = check_run(same, resume=False, eval_only=True)
+    report_other_test(checkpoint, same)
+    assert not caplog.records
+    size = same.INPUT.MIN_SIZE_TEST
+    other = config(dataset, tmp_path, **weights, **{"INPUT.MIN_SIZE_TEST": size + 8})
+    report_other_test(checkpoint, other)
+    assert f"INPUT.MIN_SIZE_TEST {size + 8} instead of {size}" in caplog.text
 
 
 def test_nothing_to_evaluate_is_refused_and_not_made_up(dataset, tmp_path):
