@@ -117,8 +117,6 @@ def report_evaluation(cfg: CfgNode) -> None:
 
     If a report cannot be written, the reason is only logged: the results are saved already.
     """
-    from ..coco.report import write_report  # imports Matplotlib
-
     for name in dict.fromkeys(cfg.DATASETS.TEST):
         record, metadata = read_record(Path(cfg.OUTPUT_DIR)), MetadataCatalog.get(name)
         if "bbox" not in record["datasets"][name]["tasks"] or not metadata.get("image_root"):
@@ -126,6 +124,8 @@ def report_evaluation(cfg: CfgNode) -> None:
                 f"{name}: no report, since no boxes were measured or there is no image folder"
             )
             continue
+        from ..coco.report import write_report  # imports Matplotlib, half a second
+
         try:
             page = write_report(
                 metadata.json_file,
