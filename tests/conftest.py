@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,20 @@ def unbroken(colours, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("unbroken") / "run"
     assert commands.train(tiny(colours, output)) == 0
     return output
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Iterator[Path]:
+    """A folder of pictures of every kind, and the data set `predict_helpers.DATASET` of them."""
+    from predict_helpers import forget_pictures, make_pictures
+
+    yield make_pictures(tmp_path_factory.mktemp("pictures"))
+    forget_pictures()
+
+
+@pytest.fixture(scope="module")
+def a_detector(pictures, tmp_path_factory):
+    """Of RandWire, with masks, on `pictures`: model, config and checkpoint."""
+    from predict_helpers import MASKS, store
+
+    return store(tmp_path_factory.mktemp("detector"), **MASKS)
