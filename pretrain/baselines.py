@@ -33,7 +33,9 @@ BASELINES = {
     "resnet152": (152, 1, 64),
     "resnext50_32x4d": (50, 32, 4),
     "resnext101_32x4d": (101, 32, 4),
+    "resnet18_cifar": (18, 1, 64),
 }
+CIFAR = "resnet18_cifar"  # for pictures of 32 x 32: a 3x3 stem of stride 1, and no pooling after it
 MOBILENET = "mobilenet_v2"
 NAMES = (*BASELINES, MOBILENET)
 
@@ -42,10 +44,13 @@ class ScaledResNet(ResNet):
     """torchvision's ResNet with `stem` channels in the stem instead of 64, and all others scaled.
 
     Other arguments are torchvision's; fc is initialised as in [11], section 5.1.
+
+    Args:
+        small: for small pictures: the stem is a 3x3 convolution of stride 1, without a pooling.
     """
 
-    def __init__(self, *args, stem: int, num_classes: int, **kwargs):
-        self.scale = stem, 64
+    def __init__(self, *args, stem: int, num_classes: int, small: bool = False, **kwargs):
+        self.scale, self.small = (stem, 64), small
         super().__init__(*args, **kwargs, zero_init_residual=True)
         self.fc = nn.Linear(self.inplanes, num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
@@ -55,7 +60,10 @@ class ScaledResNet(ResNet):
         stem, full = self.scale
         if planes == full:  # the first stage: torchvision's constructor made a stem of 64 channels
             self.inplanes = stem
-            self.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
+            size, stride = (3, 1) if self.small else (7, 2)
+            self.conv1 = nn.Conv2d(3, stem, size, stride, padding=size // 2, bias=False)
+            if self.small:
+                self.maxpool = nn.Identity()
             self.bn1 = self._norm_layer(stem)
         return super()._make_layer(block, planes * stem // full, *args, **kwargs)
 
@@ -86,6 +94,7 @@ def build_baseline(name: str, num_classes: int, width: float = 1.0) -> nn.Module
         STAGES[depth],
         stem=stem,
         num_classes=num_classes,
+        small=name == CIFAR,
         groups=groups,
         width_per_group=width_per_group,
     )
@@ -111,12 +120,12 @@ def detectron2_keys(name: str, width: float) -> dict:
 
     Raises:
         UsageError: as `build_baseline`.
-        UserError: a ResNet-18 or -34 of a width other than 1, or a MobileNet, which detectron2 does
-            not support.
+        UserError: a ResNet-18 or -34 of a width other than 1, a MobileNet or a ResNet for CIFAR,
+            which detectron2 does not support.
     """
     check_baseline(name, width)
-    if name == MOBILENET:
-        raise UserError(f"{name}: detectron2 builds no MobileNet; expected one of its ResNets")
+    if name in (MOBILENET, CIFAR):
+        raise UserError(f"{name}: detectron2 has no such network; expected one of its ResNets")
     stem = stem_channels(name, width)
     depth, groups, width_per_group = BASELINES[name]
     block = _block(depth)

@@ -17,8 +17,8 @@ def get_cfg() -> CfgNode:
     cfg = CfgNode()
 
     cfg.MODEL = CfgNode()
-    # randwire, or one of torchvision's networks as a baseline: resnet50, resnext50_32x4d, ..., or
-    # mobilenet_v2
+    # randwire, or one of torchvision's networks as a baseline: resnet50, resnext50_32x4d, ...,
+    # resnet18_cifar for pictures of 32 x 32, or mobilenet_v2
     cfg.MODEL.NAME = "randwire"
     cfg.MODEL.WIDTH = 1.0  # of a baseline: its channels, as a multiple of torchvision's
     cfg.MODEL.RANDWIRE = CfgNode()
