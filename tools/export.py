@@ -34,6 +34,7 @@ EXAMPLE = """python tools/export.py output/faster_rcnn/model_final.pth --to onnx
   python tools/export.py output/pretrain/c78/model_final.pth --to onnx --int8 \\
       --output c78.onnx --pictures datasets/imagenet/val"""
 CALIBRATION = 128  # pictures
+OTHER_ENDINGS = {"torchscript": (".pt",)}  # besides the usual one
 
 
 def parse_args():
@@ -77,6 +78,9 @@ def main():
     ending = ENDING if args.to == "safetensors" else formats.ENDINGS[args.to]
     output = Path(args.output or Path(args.checkpoint).with_suffix(ending))
     refuse_input("--output", output, [args.checkpoint])
+    fitting = ending, *OTHER_ENDINGS.get(args.to, ())
+    if output.suffix not in fitting or output.is_dir():  # it might replace a checkpoint
+        raise UsageError(f"--output {output}: expected a file that ends in {' or '.join(fitting)}")
     if args.to == "safetensors":
         save_trunk(output, checkpoint)
         print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; the trunk's weights")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from randwire_det import UsageError
 from randwire_det.run import cli
+from randwire_det.tables.detection import TESTED, WRITTEN
 
 
 def parse_args():
@@ -39,7 +40,8 @@ def parse_args():
 
 def of_run(run: Path, dataset: str | None) -> dict:
     """What an OUTPUT_DIR tells of a test set: its files, and the heading of its report."""
-    if not (run / "config.yaml").is_file():
+    config = run / TESTED if (run / TESTED).is_file() else run / "config.yaml"
+    if not config.is_file():
         raise UsageError(f"{run} has no config.yaml; give --json, --images, --results and --output")
     with cli.quiet_imports():
         from detectron2.data import MetadataCatalog
@@ -47,13 +49,13 @@ def of_run(run: Path, dataset: str | None) -> dict:
         from randwire_det.coco.datasets import check_datasets, register_coco_datasets
         from randwire_det.detection.config import read_config
         from randwire_det.detection.results import heading, result_dir
-        from randwire_det.tables.detection import WRITTEN, read_record
+        from randwire_det.tables.detection import read_record
 
-    cfg = read_config(str(run / "config.yaml"), [])
+    cfg = read_config(str(config), [])
     cfg.OUTPUT_DIR = str(run)  # it may have been moved
     names = list(cfg.DATASETS.TEST)
     if not names:
-        raise UsageError(f"{run / 'config.yaml'}: DATASETS.TEST is empty, so nothing was evaluated")
+        raise UsageError(f"{config}: DATASETS.TEST is empty, so nothing was evaluated")
     name = dataset or names[-1]
     if name not in names:
         raise UsageError(f"--dataset {name}: {run} was evaluated on {', '.join(names)}")

@@ -1,7 +1,8 @@
 """Repairs a COCO-format data set: corrects unambiguous faults, and drops what cannot be used.
 
 Files are never changed, and nothing is guessed: an image whose size differs from the JSON's keeps
-its entry, since its boxes may be those of another image.
+its entry and its boxes as they are, since either the size is wrong, or the boxes are those of
+another image.
 """
 
 import os
@@ -41,13 +42,14 @@ def fixed(content: dict, image_root: str, *, decode: bool = False) -> tuple[dict
         decode: whether every pixel is read, to leave out truncated images, too.
     """
     changes = Changes()
-    images, image_ids = _images(content["images"], image_root, decode, changes)
+    images, image_ids, in_doubt = _images(content["images"], image_root, decode, changes)
     categories, category_ids = _categories(content["categories"], changes)
     annotations, relative = [], _relative(content["annotations"])
     sizes = {image["id"]: size_of(image) for image in images}
     for annotation in content["annotations"]:
         each = _referring(annotation, image_ids, category_ids, changes)
-        each = each and _mended(each, sizes[each["image_id"]], relative, changes)
+        if each and each["image_id"] not in in_doubt:
+            each = _mended(each, sizes[each["image_id"]], relative, changes)
         if each:
             annotations.append(each)
     if not _sound_ids(annotations):
@@ -63,9 +65,11 @@ def _sound_ids(annotations: list[dict]) -> bool:
     return all(type(each) is int and each > 0 for each in ids) and len(set(ids)) == len(ids)
 
 
-def _images(entries: list, root: str, decode: bool, changes: Changes) -> tuple[list[dict], dict]:
-    """The images, and the new id of each by its old one."""
-    names, kept, ids, by_name = FileNames(root), [], {}, {}
+def _images(
+    entries: list, root: str, decode: bool, changes: Changes
+) -> tuple[list[dict], dict, set]:
+    """The images, the new id of each by its old one, and the new ids of those of another size."""
+    names, kept, ids, by_name, in_doubt = FileNames(root), [], {}, {}, set()
     for image in entries:
         if not has_ids(image, "id") or not isinstance(image.get("file_name"), str):
             changes.add("image entries without id or file_name left out", short(image))
@@ -93,9 +97,16 @@ def _images(entries: list, root: str, decode: bool, changes: Changes) -> tuple[l
         if size_of(image) is None:
             changes.add("sizes taken from the file", f"{short(name)}: {size[0]} x {size[1]}")
             image = image | {"width": size[0], "height": size[1]}
+        elif size_of(image) != size:
+            changes.add(
+                "images of another size than in the JSON left as they are, boxes and all",
+                f"{short(name)}: {size[0]} x {size[1]}",
+            )
+            in_doubt.add(image["id"])
         by_name[name] = ids[image["id"]] = image["id"]
         kept.append(image | {"file_name": name})
-    return _renumbered_if_mixed(kept, ids, "image", changes)
+    images, new_ids = _renumbered_if_mixed(kept, ids, "image", changes)
+    return images, new_ids, {new_ids[old] for old in in_doubt}
 
 
 def _categories(entries: list, changes: Changes) -> tuple[list[dict], dict]:

@@ -151,7 +151,11 @@ def _selected(content: dict, part: Part) -> dict:
             else:
                 dropped += 1
     if dropped:
-        logger.warning(f"{part.annotations}: {dropped} boxes outside the picture are left out")
+        hint = "; YOLO's boxes are fractions of the picture: are these pixels?"
+        logger.warning(
+            f"{part.annotations}: {dropped} boxes outside the picture are left out"
+            f"{hint if part.kind == 'yolo' else ''}"
+        )
     return content | {"images": list(images.values()), "annotations": kept}
 
 

@@ -55,7 +55,10 @@ def parts(source: Path, kind: str | None = None) -> list[Part]:
     if source.suffix == ".json" and source.is_file():
         return [_coco_part(source.parent, source)]
     if not source.is_dir():
-        raise UserError(f"{source}: no such folder; unpack an archive first")
+        problem = "a file" if source.is_file() else "no such folder"
+        raise UserError(
+            f"{source}: {problem}; expected the folder of a data set, unpacked, or a COCO JSON"
+        )
     for each in (kind,) if kind else KINDS:
         if found := KINDS[each](source):
             return found
@@ -83,11 +86,14 @@ def yolo_parts(source: Path) -> list[Part]:
     for path in sorted(source.glob("*.y*ml")):
         content = load_yaml(path.read_text("utf-8", "replace"))
         if isinstance(content, dict) and "names" in content:
-            return [
+            found = [
                 Part("yolo", SPLITS[split], images, _labels(images), None, path)
                 for split in SPLITS
                 for images in _yolo_folders(path, content, split)
             ]
+            if not found:
+                raise UserError(f"{path}: names no pictures; expected train: and val:, folders")
+            return found
     return []
 
 

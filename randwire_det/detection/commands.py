@@ -18,6 +18,7 @@ from ..run.checkpoint import Checkpoint
 from ..run.files import replace_file
 from ..run.folder import locked
 from ..run.parallel import ALONE, World
+from ..tables.detection import TESTED, TRACES
 from .card import write_model_card
 from .checks import builds_randwire, check_data, check_run, report_other_test
 from .results import report_evaluation
@@ -41,6 +42,7 @@ def train(
     """
     with ExitStack() as stack:
         checkpoint = _begin(cfg, world, stack, arguments, resuming=resuming, eval_only=False)
+        warn_of_warm_up(cfg)
         trainer = RandWireTrainer(cfg)
         if not checkpoint:
             warn_of_random_weights(cfg)
@@ -66,7 +68,7 @@ def evaluate_only(
         iteration = rest["iteration"] + 1 if "iteration" in rest else None
         weights, trained_with = checkpoint.path, checkpoint.config
         del checkpoint, rest  # several times as large as the model
-        world.first_does(lambda: _write_config(cfg))
+        world.first_does(lambda: _write_config(cfg, tested=True))
         world.together(lambda: evaluate(cfg, model, weights, iteration, trained_with))
         if cfg.TEST.REPORT:
             world.first_does(lambda: report_evaluation(cfg))
@@ -104,10 +106,26 @@ def _set_up(cfg: CfgNode, world: World, arguments) -> None:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + world.rank)
 
 
-def _write_config(cfg: CfgNode) -> None:
-    """Only once the run is sure to begin: a refused one leaves that of an earlier run."""
-    text = cfg.dump().encode()
-    replace_file(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text))
+def _write_config(cfg: CfgNode, *, tested: bool = False) -> None:
+    """Only once the run is sure to begin: a refused one leaves that of an earlier run.
+
+    An evaluation leaves a training's config.yaml, too: it may have other keys.
+    """
+    output, text = Path(cfg.OUTPUT_DIR), cfg.dump().encode()
+    (output / TESTED).unlink(missing_ok=True)
+    trained = any((output / name).exists() for name in TRACES)
+    name = TESTED if tested and trained else "config.yaml"
+    (output / name).parent.mkdir(exist_ok=True)
+    replace_file(output / name, lambda file: file.write(text))
+
+
+def warn_of_warm_up(cfg: CfgNode) -> None:
+    warm_up, length = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
+    if warm_up >= length > 0:
+        logger.warning(
+            f"SOLVER.WARMUP_ITERS {warm_up} of MAX_ITER {length}: all of it is warm-up, and the"
+            " learning rate never reaches BASE_LR"
+        )
 
 
 def warn_of_random_weights(cfg: CfgNode) -> None:

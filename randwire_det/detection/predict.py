@@ -158,6 +158,8 @@ def predict(
     check_options(score, batch)
     output = Path(output)
     check_output(output, pictures.values())
+    if (output / RESULTS).exists():
+        logger.warning(f"{output / RESULTS} of an earlier run is replaced; its pictures stay")
     names, ids, rows, skipped = list(pictures), image_ids(pictures), {}, []
     inputs = _read(predictor, pictures, skipped)
     for group in batches(inputs, batch):

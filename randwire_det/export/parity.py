@@ -35,13 +35,14 @@ class Parity:
 @torch.no_grad()
 def compare_detectors(network: Exportable, run: Run, pictures: Iterable[Path]) -> Parity:
     """Boxes, scores and classes (and masks) of the file against the network as trained."""
-    count = same = detections = lost = 0
+    count = same = detections = lost = equal = 0
     box = score = mask = 0.0
     roughly = []  # of every detection that is found again: how far the scores are apart
     for path in pictures:
         image = network.read(path)
         ours, theirs = network.original(image), run(image)
         count, detections = count + 1, detections + len(ours[0])
+        equal += len(ours[1]) - len(ours[1].unique())
         pairs, near = _pairs(ours, theirs), _overlapping(ours, theirs)
         roughly += [float((ours[1][i] - theirs[1][j]).abs()) for i, j in near]
         lost += len(ours[0]) - len({i for i, _ in pairs} | {i for i, _ in near})
@@ -62,6 +63,11 @@ def compare_detectors(network: Exportable, run: Run, pictures: Iterable[Path]) -
             f"{len(roughly)} of {detections} detections are found again, of the same class and with"
             f" an IoU of {OVERLAP} or more; their scores differ by"
             f" {sum(roughly) / max(1, len(roughly)):.3f} on average"
+        )
+    if equal > OTHERS * detections:
+        lines.append(
+            f"{equal} of {detections} detections have the score of another one: the detector does"
+            " not tell its boxes apart, and which of them it keeps is by chance; train it longer"
         )
     if not detections:
         lines.append("nothing was compared: no detections; --pictures of what it detects would")

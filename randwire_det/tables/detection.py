@@ -15,6 +15,7 @@ from .rows import Result, Row, check_once, gather
 
 VERSION = 1
 WRITTEN = Path("inference", "results.json")  # in an OUTPUT_DIR
+TESTED = Path("inference", "config.yaml")  # of an evaluation into the OUTPUT_DIR of a training
 TRACES = ("last_checkpoint", "metrics.json")  # of a run of train_net.py without WRITTEN
 # Keys that are newer than some records, with the values that these were made with.
 LATER_KEYS = {

@@ -70,6 +70,16 @@ def test_what_would_be_a_guess_is_left_as_it_is(coco, name):
     assert len(coco.content["images"]) == images
 
 
+def test_no_box_is_judged_by_a_size_that_is_in_doubt(coco):
+    entry("images", width=3)(coco)
+    before = [each for each in coco.content["annotations"] if each["image_id"] == 1]
+    done = fix(coco)
+    assert [each for each in coco.content["annotations"] if each["image_id"] == 1] == before
+    assert list(done) == ["images of another size than in the JSON left as they are, boxes and all"]
+    entry("images", width=WIDTH)(coco)  # what the report says
+    assert fix(coco) == {}
+
+
 def test_a_sound_set_stays_as_it_is(coco):
     before = json.dumps(coco.content)
     assert fix(coco) == {}

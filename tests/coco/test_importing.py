@@ -308,8 +308,16 @@ def test_a_broken_file_is_named(tmp_path, write, file, text):
 def test_what_is_refused(tmp_path):
     voc(tmp_path / "set")
     output = tmp_path / "out"
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo/data.yaml").write_text("names: [cat]\n")
     for status, options, words in (
         (1, ["--source", tmp_path / "absent"], "no such folder"),
+        (
+            1,
+            ["--source", tmp_path / "set/Annotations/one.xml"],
+            "one.xml: a file; expected the folder",
+        ),
+        (1, ["--source", tmp_path / "yolo"], "data.yaml: names no pictures; expected train:"),
         (1, ["--source", tmp_path / "set", "--format", "yolo"], "data.yaml"),
         (1, ["--source", tmp_path / "set", "--val-share", 0.2], "train, val"),
         (2, ["--source", tmp_path / "set", "--val-share", 1.2], "between 0 and 1"),

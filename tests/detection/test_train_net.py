@@ -14,6 +14,7 @@ from detectron2.engine import default_argument_parser
 from randwire_det.detection import commands
 from randwire_det.detection.config import read_config
 from randwire_det.run.checkpoint import load_checkpoint
+from randwire_det.strict import load_yaml
 
 pytestmark = pytest.mark.slow_suite
 
@@ -64,6 +65,13 @@ def test_random_weights_name_only_the_keys_that_freeze_them(caplog, norm, freeze
     assert not any(words in warning for words in absent)
 
 
+@pytest.mark.parametrize(("iterations", "said"), [(5, True), (6, False)])
+def test_a_training_of_warm_up_alone_is_reported(iterations, said, caplog):
+    changes = {"SOLVER.WARMUP_ITERS": 5, "SOLVER.MAX_ITER": iterations}
+    commands.warn_of_warm_up(read_config(CONFIG, as_overrides(TINY | changes)))
+    assert ("never reaches BASE_LR" in caplog.text) == said
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 def test_without_cuda_it_takes_the_cpu_and_says_so(trained):
     assert "running on the CPU" in trained[1].stdout + trained[1].stderr
@@ -92,6 +100,7 @@ def test_resume_goes_on_as_if_never_stopped(shapes, trained, tmp_path):
 
 def test_eval_only_gives_the_ap_of_the_training(shapes, trained, tmp_path):
     output, _ = trained
+    before = (output / "config.yaml").read_text()
     for options, changes in (
         ((), {"MODEL.WEIGHTS": output / "model_final.pth", "OUTPUT_DIR": tmp_path}),
         (("--resume",), {"OUTPUT_DIR": output}),
@@ -101,6 +110,15 @@ def test_eval_only_gives_the_ap_of_the_training(shapes, trained, tmp_path):
         lines = [line for line in done.stdout.splitlines() if "copypaste: " in line]
         assert lines[-2].endswith("AP,AP50,AP75,APs,APm,APl")
         assert len(lines[-1].split(",")) == 6
+    # The training's config is still there; the report is one of the evaluation's.
+    other = {"OUTPUT_DIR": output, "INPUT.MIN_SIZE_TEST": 80, "SOLVER.MAX_ITER": 9}
+    done = train_net(shapes, "--eval-only", "--resume", changes=other)
+    assert done.returncode == 0, done.stderr
+    assert (output / "config.yaml").read_text() == before
+    tested = load_yaml((output / "inference" / "config.yaml").read_text())
+    assert tested["INPUT"]["MIN_SIZE_TEST"] == 80
+    assert not (tmp_path / "inference" / "config.yaml").exists()
+    assert load_yaml((tmp_path / "config.yaml").read_text())["OUTPUT_DIR"] == str(tmp_path)
 
 
 class Bomb:

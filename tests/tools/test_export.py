@@ -18,7 +18,7 @@ from randwire_det.detection.export import exportable_detector
 from randwire_det.detection.predict import Predictor
 from randwire_det.detection.stored import load_detector
 from randwire_det.detection.trainer import build_checkpointer
-from randwire_det.export.formats import METADATA, open_file, write
+from randwire_det.export.formats import ENDINGS, METADATA, open_file, write
 from randwire_det.export.parity import compare
 from randwire_det.run.checkpoint import load_checkpoint
 
@@ -154,6 +154,25 @@ def test_of_detections_a_few_may_come_from_a_neighbouring_proposal(case, detecto
     network = replace(network, original=lambda image: found)
     result = compare(network, lambda image: (moved, *found[1:]), [pictures / "photo.jpg"])
     assert result.agrees == agrees, result.lines
+    assert not [line for line in result.lines if "tell its boxes apart" in line]
+
+
+def test_a_detector_that_does_not_tell_boxes_apart_is_named(detector, pictures):
+    network = exportable_detector(load_checkpoint(detector))
+    boxes = 100 * torch.arange(20.0)[:, None].expand(20, 4) + torch.tensor([0.0, 0.0, 40.0, 40.0])
+    found = boxes, torch.full((20,), 0.22), torch.zeros(20, dtype=torch.int64)
+    network = replace(network, original=lambda image: found)
+    result = compare(network, lambda image: found, [pictures / "photo.jpg"])
+    assert "19 of 20 detections have the score of another one" in "\n".join(result.lines)
+
+
+def test_a_name_of_another_kind_of_file_is_refused(detector, tmp_path):
+    """As that of another checkpoint."""
+    (tmp_path / "other.pth").write_text("of before")
+    for name in ("other.pth", "file", ""):
+        done = run_tool("export.py", detector, "--to", "onnx", "--output", tmp_path / name)
+        assert_refused(done, str(tmp_path / name), "ends in .onnx")
+    assert (tmp_path / "other.pth").read_text() == "of before"
 
 
 def test_what_was_written_before_stays(detector, pictures, tmp_path):
@@ -177,7 +196,7 @@ def test_what_was_written_before_stays(detector, pictures, tmp_path):
 
 @pytest.mark.parametrize("to", ["onnx", "torchscript", "torch_export"])
 def test_a_classifier_takes_any_batch_and_size(to, unbroken, colours, tmp_path):
-    checkpoint, path = unbroken / "model_final.pth", tmp_path / "file"
+    checkpoint, path = unbroken / "model_final.pth", tmp_path / f"file{ENDINGS[to]}"
     printed = exported(checkpoint, to, colours / "val", path)
     count = len(list((colours / "val").glob("*/*")))
     assert f"{count} pictures: the same class for {count}" in printed
@@ -252,7 +271,8 @@ def test_the_examples_find_what_predict_finds(to, detector, pictures, tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     with Image.open(pictures / "photo.jpg") as picture:
-        picture.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+        # Whose resized sides are rounded: 1 pixel of the result is 4 at the far end.
+        picture.resize((301, 199)).save(tmp_path / "photo.jpg", exif=exif, quality=95)
     lines = run_block(name, tmp_path).splitlines()
     done = run_tool(
         "predict.py",
@@ -285,8 +305,9 @@ def test_the_classifier_example_runs(unbroken, colours, tmp_path):
 
 def test_what_cannot_be_exported_is_refused(detector, pictures, tmp_path):
     def refused(*options, status=1):
-        done = run_tool("export.py", *options, "--output", tmp_path / "file")
-        assert done.returncode == status and not (tmp_path / "file").exists()
+        path = tmp_path / f"file{ENDINGS[options[2]]}"
+        done = run_tool("export.py", *options, "--output", path)
+        assert done.returncode == status and not path.exists()
         return done
 
     assert_refused(refused(detector, "--to", "torch_export", status=2), "onnx or torchscript")
@@ -294,6 +315,8 @@ def test_what_cannot_be_exported_is_refused(detector, pictures, tmp_path):
     assert_refused(refused(tmp_path / "baseline.pth", "--to", "onnx"), "torchvision's resnet50")
     assert_refused(refused(detector, "--to", "onnx", "--int8", status=2), "--pictures")
     assert_refused(refused(tmp_path / "none.pth", "--to", "onnx"), "none.pth")
+    (tmp_path / "file2.onnx").write_bytes(b"exported")
+    assert_refused(refused(tmp_path / "file2.onnx", "--to", "onnx"), "the checkpoint it was made")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     options = "--to", "onnx", "--pictures", tmp_path / "broken.jpg"
     assert_refused(refused(detector, *options), "broken.jpg")
