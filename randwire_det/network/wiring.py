@@ -316,13 +316,15 @@ def pointwise_dilation(data: Tensor) -> int:
     """The dilation of a 1x1 convolution, which has no effect but on torch's choice of a kernel.
 
     On one thread and for fewer than 16 images torch leaves plain 1x1 convolutions to a matrix
-    product, and dilated ones to oneDNN, which is twice as fast (AVX-512; in single precision).
-    A single small image goes to neither: its dilated convolution would run channel by channel.
+    product, and dilated ones to oneDNN, which is twice as fast in single precision on AVX-512; on
+    others it was not measured. A single small image goes to neither: its dilated convolution would
+    run channel by channel.
     """
     if is_traced() or data.device.type != "cpu" or data.dtype != torch.float32:
         return 1
     left_to_a_product = torch.get_num_threads() == 1 and 1 <= len(data) < 16
     onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    onednn = onednn and torch.backends.cpu.get_cpu_capability() == "AVX512"
     large = len(data) > 1 or data.numel() > 20480
     return 2 if left_to_a_product and onednn and large else 1
 
