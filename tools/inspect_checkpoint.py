@@ -38,12 +38,12 @@ def main():
             raise UsageError(f"--config: expected one file, got {len(args.files)}")
         print(printable(_config(args.files[0]).rstrip()))
         return
-    told = [_tell(file) for file in args.files]
+    described = [_describe(file) for file in args.files]
     if args.json:
-        found = [each for each, _ in told]
+        found = [each for each, _ in described]
         print(json.dumps(found if len(found) > 1 else found[0], indent=1))
     else:
-        print("\n\n".join(printable(text) for _, text in told))
+        print("\n\n".join(printable(text) for _, text in described))
 
 
 def _config(file: str) -> str:
@@ -56,7 +56,7 @@ def _config(file: str) -> str:
     return config
 
 
-def _tell(file: str) -> tuple[dict, str]:
+def _describe(file: str) -> tuple[dict, str]:
     """What a file holds, as plain values and as lines."""
     with cli.quiet_imports():
         from randwire_det.config.network_keys import read_spec

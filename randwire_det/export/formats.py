@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, UserError
+from ..run.checkpoint import EXPORTED
 from ..run.files import replace_file
 from .exportable import Exportable
 
 METADATA = "metadata.json"  # the name of the metadata in every format
 OPSET = 17  # of ONNX: the oldest that has all operations of the detectors
-ENDINGS = {"onnx": ".onnx", "torchscript": ".ts", "torch_export": ".pt2"}
+ENDINGS = EXPORTED
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 

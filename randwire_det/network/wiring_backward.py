@@ -248,10 +248,8 @@ def _through_conv(gradient, data, weight, mask, stride=1, dilation=1):
     rest = [mask[0] and grad_data is None, mask[1] and grad_weight is None]
     if any(rest):
         found = through(gradient, data, weight, mask=rest)
-        grad_data, grad_weight = (
-            each if left else done
-            for each, left, done in zip(found, rest, (grad_data, grad_weight), strict=True)
-        )
+        grad_data = found[0] if rest[0] else grad_data
+        grad_weight = found[1] if rest[1] else grad_weight
     return grad_data, grad_weight
 
 

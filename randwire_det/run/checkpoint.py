@@ -39,7 +39,8 @@ FORMAT = "randwire_det"
 VERSION = 1
 DEFAULT_KINDS = ("classifier", "detector", "trunk")
 KINDS = (*DEFAULT_KINDS, "baseline")
-EXPORTED = (".onnx", ".ts", ".pt2")  # endings of tools/export.py
+# Formats of tools/export.py, and the endings of their files.
+EXPORTED = {"onnx": ".onnx", "torchscript": ".ts", "torch_export": ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def load_checkpoint(path: str | Path, *, kinds: tuple[str, ...] = DEFAULT_KINDS)
         UserError: the file is missing, damaged, holds more than plain data and tensors, is not a
             checkpoint of this project, or is of a kind not in `kinds`.
     """
-    if Path(path).suffix in EXPORTED and Path(path).is_file():
+    if Path(path).suffix in EXPORTED.values() and Path(path).is_file():
         raise UserError(f"{path} is an exported file; expected the checkpoint it was made from")
     data = read_trunk(path) if Path(path).suffix == ENDING else read_plain(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
