@@ -82,8 +82,9 @@ def peak_memory(case: str, **settings) -> int:
         UserError: the process failed, usually for lack of memory.
     """
     command = [sys.executable, "-m", "randwire_det.benchmark.peak", case, json.dumps(settings)]
-    # Otherwise glibc keeps freed memory, whose holes would count as the network's.
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    # Otherwise glibc keeps freed memory, whose holes would count as the network's. Below a weight's
+    # size: of 1 MB, the holes of the original would be half of a fused copy.
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
