@@ -211,6 +211,7 @@ def run(
     found = [None] * count
     relu_x = relu_of_input(plan, x)  # once for all input nodes
     nodes = with_vectors_at(plan.width, nodes)
+    running = _running(plan, nodes)
     for index in plan.order.nodes:
         node, sources = nodes[index], plan.dag.predecessors[index]
         at_width = node.weights_at(*plan.widths_of(index), x.dtype)
@@ -229,7 +230,10 @@ def run(
         bias = node.beta.to(x.dtype) if node.gamma is None else None
         maps[index] = pointwise(depthwise_output, at_width[1], bias)
         del depthwise_output
-        found[index] = affines[index] if affines else _batch_norm(maps[index], node, plan.eps)
+        if affines:
+            found[index] = affines[index]
+        else:
+            found[index] = _batch_norm(maps[index], node, running[index], plan.eps)
     output = _mean_of(plan, maps, found)
     if keep is Keep.NOTHING:
         maps[:] = [None] * len(maps)
@@ -340,7 +344,15 @@ def as_map(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:
+def _running(plan: Plan, nodes: Sequence[NodeTensors]) -> Sequence[Tensor | None]:
+    """For every node, zeros (2, width) for the mean and the variance of a batch."""
+    by_batch = next((node for node in nodes if node.gamma is not None and node.mean is None), None)
+    if by_batch is None:
+        return [None] * len(nodes)
+    return by_batch.gamma.new_zeros((len(nodes), 2, plan.width)).unbind()
+
+
+def _batch_norm(data: Tensor, node: NodeTensors, running: Tensor | None, eps) -> Affine | None:
     if node.gamma is None:
         return None
     mean, var, unbiased = node.mean, node.var, None
@@ -351,8 +363,8 @@ def _batch_norm(data: Tensor, node: NodeTensors, eps: float) -> Affine | None:
             )
         # The running statistics after a momentum of one are those of the batch; given as such,
         # they are in full precision for maps in half, too.
-        running, unbiased = node.gamma.new_zeros((2, *node.gamma.shape)).unbind()
-        mean, var = torch.batch_norm_update_stats(data, running, unbiased, 1.0)
+        of_batch, unbiased = running.unbind()
+        mean, var = torch.batch_norm_update_stats(data, of_batch, unbiased, 1.0)
     inverse_std = (var.to(node.gamma.dtype) + eps).rsqrt()
     scale = node.gamma * inverse_std
     shift = torch.addcmul(node.beta, mean, scale, value=-1)

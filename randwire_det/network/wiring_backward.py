@@ -102,6 +102,8 @@ def _gradients(ctx, gradient):
     found = [None] * len(nodes)
     for index in reversed(ctx.plan.order.nodes):
         found[index] = back.through(index, needed[index])
+    for index, grad_edges in back.grad_edges().items():
+        found[index] = found[index]._replace(edges=_fitted(grad_edges, nodes[index].edges))
     return None, None, None, back.grad_input_map(), *(each for node in found for each in node)
 
 
@@ -111,6 +113,8 @@ class _Backward:
     Attributes:
         grad_outputs: gradients of the nodes' outputs y; complete once all readers of a node are
             processed, and freed with the node.
+        along: for every edge whose weight needs a gradient, its source, and the two inner products
+            from which that is computed; by target.
     """
 
     def __init__(self, plan, x, nodes, kept, affines, input_needs_grad):
@@ -119,9 +123,11 @@ class _Backward:
         self.x, self.input_needs_grad, self.relu_x = x, input_needs_grad, None
         self.grad_outputs = [None] * len(nodes)
         self.grad_relu_input = None
+        self.along: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
 
     def through(self, index: int, needed: NodeTensors) -> NodeTensors:
-        """The needed gradients of a node's tensors; accumulates those of its sources' outputs."""
+        """The needed gradients of a node's tensors but its edges' weights; accumulates those of its
+        sources' outputs."""
         sources = self.plan.dag.predecessors[index]
         node = self.nodes[index]
         weights = self.weights[index]
@@ -144,18 +150,17 @@ class _Backward:
         gradient, grad_depthwise = _through_conv(
             gradient, total, weights[0], [onwards, needed.depthwise], *places
         )
-        grad_edges = None
         if sources:
             torch.ops.aten.threshold_backward.grad_input(gradient, total, 0, grad_input=gradient)
             del total
-            grad_edges = self._into(sources, node.edges, gradient, needed.edges)
+            if needed.edges:
+                self.along[index] = self._along(sources, gradient)
+            self._into(sources, node.edges, gradient)
         elif onwards:
             self.grad_relu_input = (
                 gradient if self.grad_relu_input is None else self.grad_relu_input.add_(gradient)
             )
-        found = NodeTensors(
-            grad_edges, grad_depthwise, grad_pointwise, grad_gamma, grad_beta, None, None
-        )
+        found = NodeTensors(None, grad_depthwise, grad_pointwise, grad_gamma, grad_beta, None, None)
         return NodeTensors(*map(_fitted, found, node))
 
     def grad_input_map(self) -> Tensor | None:
@@ -192,37 +197,46 @@ class _Backward:
             mask,
         )
 
-    def _into(self, sources, weights, gradient, needed) -> Tensor | None:
-        """Add w_uv g(s_v) to the gradient of each source; returns the gradients of the weights."""
-        along_scales = [None] * len(sources)
+    def grad_edges(self) -> dict[int, Tensor]:
+        """The gradients of the edges' weights (inputs,) by node, once all nodes are processed.
+
+        By a few calls for all of them: a call for so few numbers costs more than it computes.
+        """
+        edges = [each for along in self.along.values() for each in along]
+        if not edges:
+            return {}
+        sources, along_scales, along_shifts = zip(*edges, strict=True)
+        gammas, betas = (
+            torch.stack([getattr(self.affines[source], name) for source in sources])
+            for name in ("gamma", "beta")
+        )
+        found = torch.linalg.vecdot(torch.stack(along_scales), gammas)
+        found += torch.linalg.vecdot(torch.stack(along_shifts), betas)
+        counts = [len(along) for along in self.along.values()]
+        return dict(zip(self.along, found.split(counts), strict=True))
+
+    def _along(self, sources, gradient) -> list[tuple[int, Tensor, Tensor]]:
+        """Of every source, the gradients of its gamma and beta by a node's g(s_v)."""
+        mask = [False, True, True]
+        return [(each, *self._through_norm(each, gradient, mask)[1:]) for each in sources]
+
+    def _into(self, sources, weights, gradient) -> None:
+        """Add w_uv g(s_v) to the gradient of each source."""
         factors = [None] if weights is None else weights.to(gradient.dtype)
         # The last source may reuse the memory of the node's gradient, if it has no gradient yet.
         positions = sorted(
             range(len(sources)), key=lambda position: self.grad_outputs[sources[position]] is None
         )
         for position in positions:
-            source = sources[position]
-            if needed:
-                _, along_scales[position], along_shift = self._through_norm(
-                    source, gradient, [False, True, True]
-                )
+            source, weight = sources[position], factors[position]
             before = self.grad_outputs[source]
-            weight = factors[position]
-            is_last = position == positions[-1]
             if before is not None:
                 before.add_(gradient) if weight is None else before.addcmul_(gradient, weight)
             elif weight is None:
                 self.grad_outputs[source] = gradient
             else:
+                is_last = position == positions[-1]
                 self.grad_outputs[source] = gradient.mul_(weight) if is_last else gradient * weight
-        if not needed:
-            return None
-        # g(w_uv) from the gradients of the source's gamma and beta.
-        gammas, betas = (
-            torch.stack([getattr(self.affines[source], name) for source in sources])
-            for name in ("gamma", "beta")
-        )
-        return torch.linalg.vecdot(torch.stack(along_scales), gammas) + betas @ along_shift
 
 
 def _through_conv(gradient, data, weight, mask, stride=1, dilation=1):
