@@ -28,6 +28,7 @@ WHAT = {
     "miniature": "classifiers",
     "memory": "peaks",
     "inference_memory": "peaks",
+    "order": "peaks",
     "detect": "detectors",
     "predict": "detectors",
     "build": "processes",

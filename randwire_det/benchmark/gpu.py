@@ -126,13 +126,13 @@ def _inference(name, channels, x: Tensor, precision: str, compiled: bool) -> Cal
 
 @cache
 def _calibrated(name: str, channels: int, device: str) -> torch.nn.Module:
-    model = networks.classifier(name, channels).to(device)
+    model = networks.classifier(name, channels=channels).to(device)
     networks.calibrate(model, networks.images(8, 128, device), batches=1)
     return model.eval()
 
 
 def _training(name, channels, x: Tensor, precision: str, compiled: bool) -> Callable[[], None]:
-    model = networks.classifier(name, channels).to(x.device)
+    model = networks.classifier(name, channels=channels).to(x.device)
     step = networks.training_step(torch.compile(model) if compiled else model, x)
 
     def call():

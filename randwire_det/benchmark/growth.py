@@ -22,7 +22,9 @@ def growth(settings: Settings) -> dict:
         for value in values:
             at = GROWTH_AT | {axis: value}
             # K=2, since conv2 has but four of eight nodes
-            model = networks.classifier(networks.RANDWIRE, at["channels"], at["nodes"], k=2)
+            model = networks.classifier(
+                networks.RANDWIRE, channels=at["channels"], nodes=at["nodes"], k=2
+            )
             x = networks.images(at["batch"], at["size"], settings.device)
             cases[value] = networks.training_step(model.to(settings.device), x)
         timings = measure.interleaved(cases, settings.rounds, settings.device)

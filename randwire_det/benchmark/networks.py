@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from ..network import RandWireClassifier
 from ..network.stages import RandomStage
 from ..spec.generator import generate
+from ..spec.order import order_of
 
 RESNET = "ResNet-50"  # beside which all are measured
 BASELINES = {RESNET: "resnet50", "ResNeXt-50 32x4d": "resnext50_32x4d"}
 RANDWIRE, LEAN, PLAIN = "RandWire", "RandWire, lean memory", "RandWire, node by node"
-FUSED = "RandWire, fuse()"
+FUSED, BY_INDEX = "RandWire, fuse()", "RandWire, fuse(), nodes by index"
 DETECTORS = {
     "Faster R-CNN, R50-FPN": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
     "Faster R-CNN, RandWire": "faster_rcnn_randwire_c109.yaml",
@@ -22,19 +23,30 @@ DETECTORS = {
 }
 
 
-def classifier(name: str, channels: int = 109, nodes: int = 32, k: int = 4) -> nn.Module:
-    """A classifier in channels-last, by its name above; WS(k, 0.75) seed 1, regular regime.
+def classifier(name: str, seed: int = 1, regime: str = "regular", **keys: int) -> nn.Module:
+    """A classifier in channels-last, by its name above; a RandWire is one of WS(k, 0.75).
 
     Args:
-        channels, nodes, k: of a RandWire.
+        seed, regime: of a RandWire.
+        keys: channels, nodes and k, where they are not 109, 32 and 4.
     """
     if name in BASELINES:
         return torchvision.models.get_model(BASELINES[name]).to(memory_format=torch.channels_last)
-    spec = generate("ws", seed=1, regime="regular", channels=channels, nodes=nodes, k=k, p=0.75)
+    keys = {"channels": 109, "nodes": 32, "k": 4} | keys
+    spec = generate("ws", seed=seed, regime=regime, p=0.75, **keys)
     model = RandWireClassifier(spec, memory="lean" if name == LEAN else "standard")
-    if name == FUSED:
+    if name == BY_INDEX:
+        run_by_index(model)
+    if name in (FUSED, BY_INDEX):
         return model.fuse()
     return node_by_node(model) if name == PLAIN else model
+
+
+def run_by_index(model: nn.Module) -> None:
+    """Make a model run the nodes of its stages by their indices, not in their best order."""
+    for stage in model.modules():
+        if isinstance(stage, RandomStage):
+            stage.order = order_of(stage.dag, tuple(range(stage.dag.num_nodes)), False)
 
 
 def node_by_node(model: nn.Module) -> nn.Module:

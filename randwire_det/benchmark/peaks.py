@@ -3,7 +3,9 @@
 from . import measure, networks
 from .settings import Settings, byte_table
 
-INFERENCES = ((1, (224, 224)), (8, (224, 224)), (1, (800, 1088)), (8, (800, 1088)))
+LARGE = (800, 1088)  # of a detector's pictures
+INFERENCES = ((1, (224, 224)), (8, (224, 224)), (1, LARGE), (8, LARGE))
+NETWORKS = (("small", 78), ("regular", 109), ("regular", 154))  # the paper's: regime and C
 
 
 def memory(settings: Settings) -> dict:
@@ -28,6 +30,25 @@ def inference_memory(settings: Settings) -> dict:
         rows |= {
             f"{where}: {name}": row for name, row in byte_table(peaks, networks.RESNET).items()
         }
+    return {"rows": rows}
+
+
+def order(settings: Settings) -> dict:
+    """Peak bytes of an inference of one large picture, weights included, with the nodes of stages
+    by their indices and in their best order: the paper's networks, seeds 1 to 5."""
+    rows = {}
+    for regime, channels in NETWORKS:
+        for seed in range(1, 6):
+            of = {"regime": regime, "channels": channels, "seed": seed}
+            at = _at(settings) | of | {"what": "inference", "batch": 1, "size": LARGE}
+            by_index, best = (
+                measure.peak_memory(name, **at) for name in (networks.BY_INDEX, networks.FUSED)
+            )
+            rows[f"C={channels}, seed {seed}"] = {
+                "by index, MB": by_index / 1e6,
+                "best, MB": best / 1e6,
+                "ratio": best / by_index,
+            }
     return {"rows": rows}
 
 

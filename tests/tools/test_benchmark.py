@@ -64,6 +64,17 @@ def test_the_peak_of_lean_memory_is_lower():
     assert measure.peak_memory("RandWire", **settings | {"what": "inference"}) < peaks[""]
 
 
+def test_the_peak_of_inference_is_of_the_network_that_runs():
+    settings = {"what": "inference", "batch": 1, "channels": 64, "seed": 3, "threads": 1}
+
+    def peak(name, size):
+        return measure.peak_memory(name, **settings, size=size)
+
+    # What the original of a fused copy leaves in the process is not of the copy.
+    assert peak("RandWire, fuse()", 64) < 1.1 * peak("RandWire", 64)
+    assert peak("RandWire, fuse()", 512) < peak("RandWire, fuse(), nodes by index", 512)
+
+
 def test_a_peak_that_cannot_be_measured_is_reported():
     with pytest.raises(measure.UserError, match="the peak of VGG"):
         measure.peak_memory("VGG", what="training", batch=1, size=32)
