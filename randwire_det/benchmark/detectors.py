@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from . import measure, networks
 from .settings import Settings, byte_table, table
@@ -51,6 +52,8 @@ def _default_predictor(path: Path, device: str) -> Callable[[], object]:
 
     _, cfg = networks.detector(R50, device)
     predictor = DefaultPredictor(cfg)
+    # Else its maps grow without bound, next to no proposal is left, and its head has nothing to do.
+    networks.calibrate_frozen(predictor.model, _inputs(predictor.model, cfg, path))
     return lambda: predictor(read_image(str(path), cfg.INPUT.FORMAT))
 
 
@@ -58,9 +61,14 @@ def _our_predictor(path: Path, output: Path, settings: Settings) -> Callable[[],
     from ..detection.predict import Classes, Predictor, predict
 
     model, cfg = networks.detector(RANDWIRE, settings.device)
-    reader = Predictor(model, cfg)
-    picture, pixels = reader.read(path)
-    inputs = [{"image": pixels, "height": picture.shape[0], "width": picture.shape[1]}]
-    networks.calibrate_frozen(model, inputs)
+    networks.calibrate_frozen(model, _inputs(model, cfg, path))
     predictor, classes = Predictor(model, cfg), Classes(cfg, None)
     return lambda: predict(predictor, classes, {path.name: path}, output)
+
+
+def _inputs(model: nn.Module, cfg, path: Path) -> list[dict]:
+    """A picture as a detector's input, resized as its config says."""
+    from ..detection.predict import Predictor
+
+    picture, pixels = Predictor(model, cfg).read(path)
+    return [{"image": pixels, "height": picture.shape[0], "width": picture.shape[1]}]
