@@ -83,7 +83,7 @@ def peak_memory(case: str, **settings) -> int:
     """
     command = [sys.executable, "-m", "randwire_det.benchmark.peak", case, json.dumps(settings)]
     # Otherwise glibc keeps freed memory, whose holes would count as the network's. Below a weight's
-    # size: of 1 MB, the holes of the original would be half of a fused copy.
+    # size: of 1 MB, the original of a fused copy leaves holes of two fifths of the copy.
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:

@@ -211,7 +211,7 @@ def run(
     found = [None] * count
     relu_x = relu_of_input(plan, x)  # once for all input nodes
     nodes = with_vectors_at(plan.width, nodes)
-    running = _running(plan, nodes)
+    running = [None] * count if affines else _running(plan, nodes)
     for index in plan.order.nodes:
         node, sources = nodes[index], plan.dag.predecessors[index]
         at_width = node.weights_at(*plan.widths_of(index), x.dtype)
